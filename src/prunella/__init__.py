@@ -1,0 +1,52 @@
+"""Prune pretrained language models while they are fine-tuned.
+
+A pruner is criterion × schedule × allocation, riding on a ``torch.optim`` optimizer::
+
+    pruner = Pruner(model, optimizer, PINS(), Cubic(0.9, begin=200, end=2400))
+    ...                               # your own loop, unchanged: backward(), optimizer.step()
+    print(pruner.summary())
+
+This module needs torch alone; ``prunella.hf`` knows Transformers.
+"""
+
+from prunella.allocation import NM, Block, Element, Global, PerMatrix
+from prunella.criteria import (
+    PINS,
+    PLATON,
+    Criterion,
+    Fisher,
+    Magnitude,
+    Random,
+    Sensitivity,
+    View,
+)
+from prunella.errors import Diverged, UsageError
+from prunella.pruner import Pruner, Summary
+from prunella.schedules import Constant, Cubic, Linear, OneShot, Schedule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NM",
+    "PINS",
+    "PLATON",
+    "Block",
+    "Constant",
+    "Criterion",
+    "Cubic",
+    "Diverged",
+    "Element",
+    "Fisher",
+    "Global",
+    "Linear",
+    "Magnitude",
+    "OneShot",
+    "PerMatrix",
+    "Pruner",
+    "Random",
+    "Schedule",
+    "Sensitivity",
+    "Summary",
+    "UsageError",
+    "View",
+]

@@ -1,0 +1,208 @@
+"""Which weights go: scores become masks of an exact sparsity.
+
+An allocation is a scope (one ranking over all matrices, or one in each) and a pattern (single
+weights, N:M groups, blocks). Counts are exact, equal scores are decided by position (the earlier
+weight survives: matrices in the order of the mapping, then row by row), and nothing is random, so
+every process that sees the same scores chooses the same masks.
+
+Matrices come as [out, in]; the caller turns a transposed storage (GPT-2's Conv1D) around.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from prunella.errors import UsageError
+
+_SAMPLE = 2**18  # scores looked at to guess the cut; the guess is off by about 1/sqrt(_SAMPLE)
+
+
+@dataclass(frozen=True)
+class Element:
+    """Every weight stands alone."""
+
+    def check(self, name: str, shape: tuple[int, ...], final: float) -> None:
+        """Raise UsageError where the pattern cannot be laid on a tensor or reach a sparsity."""
+
+    def units(self, scores: Tensor) -> Tensor:
+        """One score for each thing that is kept or pruned as a whole."""
+        return scores
+
+    def expand(self, mask: Tensor) -> Tensor:
+        """The mask over weights that belongs to a mask over units."""
+        return mask
+
+
+@dataclass(frozen=True)
+class Block(Element):
+    """Blocks of ``h`` outputs by ``w`` inputs, kept or pruned whole by their mean score."""
+
+    h: int
+    w: int
+
+    def __post_init__(self) -> None:
+        if self.h < 1 or self.w < 1:
+            raise UsageError(f"Block({self.h}, {self.w}): both sides must be at least 1")
+
+    def check(self, name: str, shape: tuple[int, ...], final: float) -> None:
+        if len(shape) != 2 or shape[0] % self.h or shape[1] % self.w:
+            raise UsageError(
+                f"Block({self.h}, {self.w}) does not divide {name} of shape {shape} "
+                "(outputs, inputs); choose sides that divide it, or leave the parameter out"
+            )
+
+    def units(self, scores: Tensor) -> Tensor:
+        rows, columns = scores.shape
+        tiles = scores.reshape(rows // self.h, self.h, columns // self.w, self.w)
+        return tiles.mean(dim=(1, 3))
+
+    def expand(self, mask: Tensor) -> Tensor:
+        return mask.repeat_interleave(self.h, 0).repeat_interleave(self.w, 1)
+
+
+@dataclass(frozen=True)
+class NM(Element):
+    """At least ``n`` of every ``m`` consecutive inputs survive; at the end, exactly ``n``.
+
+    On the way there only the ``m - n`` lowest of each group are candidates, and the lowest
+    candidates go first.
+    """
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.n < self.m:
+            raise UsageError(f"NM({self.n}, {self.m}) keeps n of m weights: it needs 0 < n < m")
+
+    def check(self, name: str, shape: tuple[int, ...], final: float) -> None:
+        if len(shape) != 2 or shape[1] % self.m:
+            raise UsageError(
+                f"NM({self.n}, {self.m}) does not divide {name} of shape {shape} (outputs, "
+                f"inputs): the inputs must be a multiple of {self.m}; leave the parameter out"
+            )
+        if final and abs(final - (1 - self.n / self.m)) > 1e-9:
+            raise UsageError(
+                f"NM({self.n}, {self.m}) means a sparsity of {1 - self.n / self.m:g}, "
+                f"not {final}; ask for that sparsity or another pattern"
+            )
+
+    def units(self, scores: Tensor) -> Tensor:
+        groups = scores.reshape(-1, self.m)
+        winners = groups.argsort(dim=1, descending=True, stable=True)[:, : self.n]
+        return groups.scatter(1, winners, torch.inf).reshape(scores.shape)
+
+
+@dataclass(frozen=True)
+class Global:
+    """One ranking over all matrices: exactly round(sparsity * n) of n weights (or blocks) go."""
+
+    pattern: Element = field(default_factory=Element)
+
+    def masks(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+        """Bool masks, True = kept, of the shapes of the scores.
+
+        Args:
+            scores: name -> [out, in] scores, higher = keep. Each value is asked for a few times
+                and dropped at once, so a mapping that computes them saves their memory.
+            sparsity: fraction to remove, in [0, 1].
+
+        Raises:
+            ValueError: a score is not finite.
+        """
+        masks = _select(scores, self.pattern, sparsity)
+        return {name: self.pattern.expand(mask) for name, mask in masks.items()}
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]], final: float) -> None:
+        """Raise UsageError where the pattern does not fit the shapes or the final sparsity."""
+        for name, shape in shapes.items():
+            self.pattern.check(name, shape, final)
+
+
+@dataclass(frozen=True)
+class PerMatrix(Global):
+    """A ranking in each matrix: exactly round(sparsity * n) of its n weights (or blocks) go."""
+
+    def masks(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+        masks: dict[str, Tensor] = {}
+        for name in scores:
+            masks |= super().masks({name: scores[name]}, sparsity)
+        return masks
+
+
+def _select(scores: Mapping[str, Tensor], pattern: Element, sparsity: float) -> dict[str, Tensor]:
+    """Masks over units without the round(sparsity * n) lowest scores.
+
+    A sample guesses an interval that holds the cut. One pass compares everything with the
+    interval and gathers only what lies inside, which is then ranked exactly. A wrong guess is
+    noticed by the counts and widened.
+    """
+    sizes, sample = _sample(scores, pattern)
+    prune = round(sparsity * sum(sizes.values()))
+    for margin in (3.0, 30.0, torch.inf):
+        low, high = _bracket(sample, prune, sum(sizes.values()), margin)
+        masks: dict[str, Tensor] = {}
+        places: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
+        for name in scores:
+            units = pattern.units(_finite(scores[name], name))
+            masks[name] = units >= low
+            # As bytes: torch subtracts them faster than it combines bools.
+            inside = masks[name].view(torch.uint8) - (units > high).view(torch.uint8)
+            places[name] = inside.flatten().nonzero().squeeze(1)
+            values[name] = units.flatten()[places[name]].float()
+        below = sum(sizes[name] - int(masks[name].count_nonzero()) for name in scores)
+        candidates = torch.cat(list(values.values()))
+        if below <= prune <= below + candidates.numel():
+            break
+    doomed = _lowest(candidates, prune - below).split([v.numel() for v in values.values()])
+    for name, lost in zip(scores, doomed, strict=True):
+        mask = masks[name].flatten()
+        mask[places[name][lost]] = False
+        masks[name] = mask.view_as(masks[name])
+    return masks
+
+
+def _sample(scores: Mapping[str, Tensor], pattern: Element) -> tuple[dict[str, int], Tensor]:
+    """The number of units of each matrix, and their scores at regular places."""
+    total = sum(values.numel() for values in scores.values())
+    stride = total // _SAMPLE | 1  # odd: a power of two would see few of a matrix's columns
+    sizes, samples = {}, []
+    for name, values in scores.items():
+        units = pattern.units(values)
+        sizes[name] = units.numel()
+        samples.append(units.flatten()[::stride].float())
+    return sizes, torch.cat(samples)
+
+
+def _bracket(sample: Tensor, prune: int, total: int, margin: float) -> tuple[float, float]:
+    """An interval of scores that holds the cut but for bad luck: ``margin`` standard errors."""
+    n = sample.numel()
+    rank = n * prune / total
+    error = margin * (rank * (1 - prune / total)) ** 0.5 + 1
+    low, high = rank - error, rank + error
+    return (
+        sample.kthvalue(int(low)).values.item() if low >= 1 else -torch.inf,
+        sample.kthvalue(int(high) + 1).values.item() if high < n else torch.inf,
+    )
+
+
+def _lowest(values: Tensor, count: int) -> Tensor:
+    """A bool vector that is True at the ``count`` lowest values; among equals, at the last ones."""
+    if count == 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    cut = values.kthvalue(count).values
+    lowest = values < cut
+    ties = (values == cut).nonzero().squeeze(1)
+    lowest[ties[ties.numel() - (count - int(lowest.count_nonzero())) :]] = True
+    return lowest
+
+
+def _finite(scores: Tensor, name: str) -> Tensor:
+    if not all(extreme.isfinite() for extreme in scores.aminmax()):
+        raise ValueError(f"the scores of {name} hold NaN or infinity")
+    return scores

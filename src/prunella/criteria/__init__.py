@@ -1,0 +1,52 @@
+"""What a weight is worth: one short class a method, and the names the command knows them by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
+
+from prunella.criteria.base import Criterion, View
+from prunella.criteria.curvature import Fisher
+from prunella.criteria.gradient import PINS, PLATON, Sensitivity
+from prunella.criteria.weight import Magnitude, Random
+from prunella.errors import UsageError
+
+__all__ = [
+    "CRITERIA",
+    "PINS",
+    "PLATON",
+    "Criterion",
+    "Fisher",
+    "Magnitude",
+    "Random",
+    "Sensitivity",
+    "View",
+    "named",
+]
+
+CRITERIA: dict[str, Callable[[], Criterion]] = {
+    "random": Random,
+    "magnitude": Magnitude,
+    "sensitivity": partial(Sensitivity, smoothing=0.95),
+    "fisher": Fisher,
+    "platon": PLATON,
+    "platon-released": PLATON.released,
+    "pins": PINS,
+    "pins-signed": partial(PINS, signed=True),
+    "pins-sgd": partial(PINS, update="sgd"),
+    "pins-released": PINS.released,
+}
+
+
+def named(name: str) -> Criterion:
+    """The criterion of a name, with its default settings.
+
+    Raises:
+        UsageError: no criterion has that name; the nearest names are given.
+    """
+    if name not in CRITERIA:
+        near = get_close_matches(name, CRITERIA, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UsageError(f"unknown criterion {name!r}: {hint}known are {', '.join(CRITERIA)}")
+    return CRITERIA[name]()

@@ -1,0 +1,42 @@
+"""Criteria that read the weight alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from prunella.criteria.base import Criterion, View
+
+
+@dataclass(frozen=True)
+class Random(Criterion):
+    """Noise: the control that every other criterion must beat.
+
+    The noise is the same at every selection, so masks grow one inside the other and no weight is
+    lost for nothing.
+
+    Args:
+        seed: two pruners with the same seed choose the same weights.
+    """
+
+    seed: int = 0
+
+    def score(self, view: View) -> Tensor:
+        # Drawn on the CPU and from the name, so that devices, ranks and resumed runs agree.
+        generator = torch.Generator().manual_seed(self.seed << 32 | crc32(view.name.encode()))
+        return torch.rand(view.weight.shape, generator=generator).to(view.weight.device)
+
+
+@dataclass(frozen=True)
+class Magnitude(Criterion):
+    """|θ|.
+
+    Source: Han et al. 2015 (arXiv 1506.02626); during fine-tuning with a cubic ramp, Zhu & Gupta
+    2018 (arXiv 1710.01878).
+    """
+
+    def score(self, view: View) -> Tensor:
+        return view.weight.abs()
