@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from prunella.errors import UsageError
+from prunella.errors import Diverged, UsageError
 
 _SAMPLE = 2**18  # scores looked at to guess the cut; the guess is off by about 1/sqrt(_SAMPLE)
 
@@ -112,7 +112,7 @@ class Global:
             sparsity: fraction to remove, in [0, 1].
 
         Raises:
-            ValueError: a score is not finite.
+            Diverged: a score is not finite.
         """
         masks = _select(scores, self.pattern, sparsity)
         return {name: self.pattern.expand(mask) for name, mask in masks.items()}
@@ -204,5 +204,5 @@ def _lowest(values: Tensor, count: int) -> Tensor:
 
 def _finite(scores: Tensor, name: str) -> Tensor:
     if not all(extreme.isfinite() for extreme in scores.aminmax()):
-        raise ValueError(f"the scores of {name} hold NaN or infinity")
+        raise Diverged(f"the scores of {name} hold NaN or infinity")
     return scores

@@ -228,8 +228,8 @@ class Pruner:
             return
         try:
             masks = self.allocation.masks(_Scores(self), sparsity)
-        except ValueError as error:
-            raise Diverged(f"no masks can be selected at step {self.step}: {error}") from error
+        except Diverged as error:
+            raise Diverged(f"no masks can be selected at step {self.step}: {error}") from None
         self.masks = {
             name: self._prunable[name].oriented(mask).contiguous() for name, mask in masks.items()
         }

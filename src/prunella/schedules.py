@@ -61,13 +61,12 @@ class Schedule:
         if self.after not in ("freeze", "reselect"):
             raise UsageError(f"after={self.after!r} must be 'freeze' or 'reselect'")
         if isinstance(self.begin, int) is isinstance(self.end, int):
-            self._check_order()
+            self._check_order(self.begin, self.end)
 
-    def _check_order(self, total_steps: int | None = None) -> None:
-        if self.begin >= self.end:
-            run = "" if total_steps is None else f" in a run of {total_steps} steps"
+    def _check_order(self, begin: float, end: float, run: str = "") -> None:
+        if begin >= end:
             raise UsageError(
-                f"the sparsity ramp begins at {self.begin} and ends at {self.end}{run}: begin must "
+                f"the sparsity ramp begins at {begin} and ends at {end}{run}: begin must "
                 "come before end; shorten the warm-up or the cool-down, or train longer"
             )
 
@@ -101,8 +100,8 @@ class Schedule:
             min(round(value * total_steps), last) if isinstance(value, float) else value
             for value in (self.begin, self.end)
         )
+        self._check_order(begin, end, f" in a run of {total_steps} steps")
         resolved = replace(self, begin=begin, end=end)
-        resolved._check_order(total_steps)
         if resolved.final_update() > total_steps - 1:
             raise UsageError(
                 f"the last mask selection falls on step {resolved.final_update()}, but a run of "
@@ -195,7 +194,7 @@ class OneShot(Schedule):
         if self.after != "freeze":
             raise UsageError("OneShot selects once; after='reselect' needs Cubic or Constant")
 
-    def _check_order(self, total_steps: int | None = None) -> None:
+    def _check_order(self, begin: float, end: float, run: str = "") -> None:
         pass
 
     def shape(self, progress: float) -> float:

@@ -1,0 +1,102 @@
+"""The command ``prunella``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from prunella.errors import Diverged, UsageError
+from prunella.experiments.config import RunConfig, flags
+from prunella.masks import SCOPES
+
+USAGE = """usage: prunella prune [flags]
+
+  prune   prune a pretrained model while it is fine-tuned; without flags, a demonstration
+
+prunella prune --help lists the flags."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 (diverged) or 2 (bad input)."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if arguments[0] != "prune":
+        print(f"prunella: unknown command {arguments[0]!r}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        prune(_config(arguments[1:]))
+    except UsageError as error:
+        errors.print(f"prunella: {error}")
+        return 2
+    except Diverged as error:
+        errors.print(f"prunella: {error}")
+        return 1
+    except KeyboardInterrupt:
+        errors.print("prunella: stopped; no result was written")
+        return 130
+    return 0
+
+
+def _config(arguments: Sequence[str]) -> RunConfig:
+    """Settings from ``--config FILE`` and flags; a flag that is given overrides the file."""
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config", type=Path)
+    known, rest = files.parse_known_args(arguments)
+    from_file = [] if known.config is None else flags(known.config)
+    return tyro.cli(RunConfig, args=[*from_file, *rest], prog="prunella prune")
+
+
+def prune(config: RunConfig) -> None:
+    """Carry out one run and print what came of it."""
+    # Here, not above: a mistyped flag should not wait for Transformers to be imported.
+    from transformers.utils import logging
+
+    from prunella.experiments.run import run
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    console = Console(highlight=False, soft_wrap=True)
+    folder, result = run(config, console)
+    console.print(_table(result))
+    console.print(f"Checkpoint, result.json and dev predictions: {folder}")
+    if config.task == "demo":
+        console.print(
+            "The same on your own data:\n  prunella prune --model HUB_NAME_OR_FOLDER --task "
+            "glue/sst2 --data FOLDER --sparsity 0.9 --baseline --output FOLDER"
+        )
+
+
+def _table(result: dict[str, Any]) -> Table:
+    """Dense beside pruned, where both were run."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column()
+    runs = {result["config"]["criterion"]: result}
+    if "baseline" in result:
+        runs = {"dense": result["baseline"]} | runs
+    for name in [*runs, "of"]:
+        table.add_column(name, justify="right")
+    for scope in SCOPES:
+        counts = [run["parameters"][scope] for run in runs.values()]
+        cells = [f"{count['nonzero']:,}" for count in counts]
+        table.add_row(f"non-zero parameters, {scope}", *cells, f"{counts[-1]['total']:,}")
+    for scope in SCOPES:
+        cells = [f"{run['sparsity'][scope]:.2%}" for run in runs.values()]
+        table.add_row(f"sparsity, {scope}", *cells)
+    for split, metrics in result["metrics"].items():
+        for metric in metrics:
+            cells = [f"{run['metrics'][split][metric]:.4f}" for run in runs.values()]
+            table.add_row(f"{split} {metric}", *cells)
+    cells = [f"{run['size_bytes'] / 1e6:.1f}" for run in runs.values()]
+    table.add_row("weights on disk, MB", *cells)
+    table.add_row("seconds", *(f"{run['seconds']:.0f}" for run in runs.values()))
+    return table

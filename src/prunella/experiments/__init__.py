@@ -1,0 +1,1 @@
+"""One typed config → run() → a folder with result.json."""

