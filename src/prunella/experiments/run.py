@@ -124,6 +124,8 @@ class Study:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
+        # The Trainer's grouping by length shuffles what it predicts as well.
+        trainer.args.train_sampling_strategy = "sequential"
         # Train is judged on as many of its rows as the holdout has: enough to see over-fitting.
         sample = self.train.select(range(min(len(self.train), len(self.holdout))))
         splits = {"train": sample, "holdout": self.holdout, **self.dev}
