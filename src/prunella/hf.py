@@ -77,7 +77,8 @@ class PruningCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if logs is not None and self.pruner is not None:
-            logs["sparsity"] = self.pruner.sparsity
+            # The Trainer keeps its own copy for log_history and has made it already.
+            logs["sparsity"] = state.log_history[-1]["sparsity"] = self.pruner.sparsity
 
     def on_train_end(
         self,
