@@ -65,8 +65,8 @@ def test_blocks_agree_with_sorting(kind, sparsity, scope, name):
 def test_large_enough_to_be_sampled(kind, monkeypatch):
     """The bracket is guessed from a sample; a misleading sample must not change the answer."""
     scores = scores_of(kind, shapes=((300, 96), (64, 200), (500, 7)))
-    for size in (16, 256):
-        monkeypatch.setattr(room, "_SAMPLE", size)
+    for stride in (2, 37, 257):
+        monkeypatch.setattr(room, "_STRIDE", stride)
         for sparsity in SPARSITIES:
             flat = torch.cat([values.flatten() for values in scores.values()])
             # A stable sort is the rule itself: lowest first, the latest of equals first.
@@ -77,23 +77,32 @@ def test_large_enough_to_be_sampled(kind, monkeypatch):
             assert torch.equal(torch.cat([m.flatten() for m in masks.values()]), kept)
 
 
-def test_an_outlier_heavy_sample_misses_and_recovers(monkeypatch):
-    monkeypatch.setattr(room, "_SAMPLE", 8)
-    values = torch.ones(1001)
-    values[:: 1001 // 8 | 1] = torch.arange(9.0) * 100  # all that the sample sees
-    masks = Global().masks({"w": values}, 0.5)
-    assert int((~masks["w"]).sum()) == round(0.5 * 1001)
+def test_a_misleading_sample_is_noticed():
+    values = torch.ones(100_001)
+    values[:: room._STRIDE] = torch.arange(2.0, 2.0 + len(values[:: room._STRIDE]))
+    masks = Global().masks({"w": values}, 0.5)  # the sample sees the large scores alone
+    assert int((~masks["w"]).sum()) == round(0.5 * 100_001)
     assert masks["w"][values > 1].all()
 
 
-def test_transposed_and_half_precision_scores():
-    scores = scores_of("continuous", shapes=((16, 24),))
-    turned = {"w0": scores["w0"].t()}
-    assert torch.equal(
-        Global().masks(turned, 0.5)["w0"], Global().masks({"w0": turned["w0"].clone()}, 0.5)["w0"]
-    )
-    half = {name: values.bfloat16() for name, values in scores.items()}
-    assert int((~Global().masks(half, 0.3)["w0"]).sum()) == round(0.3 * 384)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_scores_of_other_precisions_keep_theirs(dtype):
+    scores = {"w": (torch.arange(1000.0, dtype=torch.float64) * 1e-12 + 1).to(dtype)}
+    lost = ~Global().masks(scores, 0.3)["w"]
+    assert int(lost.sum()) == 300
+    assert lost[:300].all() if dtype == torch.float64 else lost[700:].all()
+
+
+def test_transposed_scores():
+    turned = scores_of("continuous", shapes=((16, 24),))["w0"].t()
+    ours, theirs = (Global().masks({"w": s}, 0.5)["w"] for s in (turned, turned.contiguous()))
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, float("nan")])
+def test_sparsity_must_be_in_range(sparsity):
+    with pytest.raises(UsageError, match="outside"):
+        Global().masks(scores_of("continuous"), sparsity)
 
 
 @pytest.mark.parametrize("scope", [Global, PerMatrix])

@@ -13,10 +13,13 @@ from prunella import (
     PINS,
     Criterion,
     Diverged,
+    Fisher,
     Global,
     Magnitude,
     OneShot,
     Pruner,
+    Random,
+    Sensitivity,
     UsageError,
 )
 from prunella.criteria import CRITERIA, named
@@ -155,7 +158,7 @@ def test_detaching_leaves_a_plain_pruned_model():
 def test_the_optimizer_must_fit():
     model = net()
     with pytest.raises(
-        UsageError, match=r"does not hold blocks\.0\.up\.weight and 3 more of the 4"
+        UsageError, match=r"lacks 4 of the 4 prunable parameters, blocks\.0\.up\.weight"
     ):
         Pruner(model, adamw(net()), Magnitude(), ramp())
     with pytest.raises(UsageError, match=r"LambdaLR is no torch\.optim optimizer"):
@@ -213,7 +216,9 @@ def test_a_foreign_state_is_refused():
     *_, pruner = pruned(Magnitude())
     state = pruner.state_dict()
     _, _, other = pruned(PINS())
-    with pytest.raises(UsageError, match=r"saved with Magnitude\(\), the pruner has PINS"):
+    with pytest.raises(
+        UsageError, match=r"saved with criterion Magnitude\(\), the pruner has PINS"
+    ):
         other.load_state_dict(state)
     _, _, wider = pruned(Magnitude(), model=net(hidden=16))
     with pytest.raises(UsageError, match="saved for other parameters"):
@@ -257,3 +262,118 @@ def test_head_is_left_when_embeddings_are_tied():
     model.blocks[0].up.weight = model.table.weight  # 20 x 12: an output layer, as it were
     assert "blocks.0.up.weight" not in find_prunable(model)[0]
     assert "blocks.0.up.weight" not in dict(model.named_parameters())
+
+
+def test_random_choices_depend_on_the_seed():
+    masks = []
+    for seed in (0, 1, 2**40):
+        model, optimizer, pruner = pruned(Random(seed))
+        train(model, optimizer, range(40))
+        masks.append(pruner.masks)
+    assert not same(masks[0], masks[1])
+    assert not same(masks[1], masks[2])
+
+
+@pytest.mark.parametrize("criterion", [PINS(), Sensitivity(), Fisher()], ids=repr)
+def test_parameters_that_no_gradient_reaches_are_not_chosen_from_by_position(criterion):
+    model = net()
+    model.idle = nn.ModuleList([nn.Sequential(nn.Linear(4, 4))])
+    model, optimizer, _ = pruned(criterion, model=model, parameters=["idle.*"])
+    with pytest.raises(UsageError, match="is zero at step 10: no gradient has reached"):
+        train(model, optimizer, range(40))
+
+
+def test_fisher_on_plain_sgd():
+    model, optimizer, _ = pruned(Fisher(), make=lambda m: torch.optim.SGD(m.parameters(), lr=0.1))
+    with pytest.raises(UsageError, match=r"the optimizer keeps nothing.*use Adam"):
+        train(model, optimizer, range(40))
+
+
+def test_parts_of_a_free_model_are_masked_too():
+    """A part may be evaluated or saved alone, and an outer module may never be called itself."""
+    model, optimizer, pruner = pruned(PINS.released())
+    train(model, optimizer, range(13))
+    mask = pruner.masks["blocks.0.up.weight"]
+    saved = model.blocks[0].state_dict()
+    assert not saved["up.weight"][~mask].any()
+    train(model, optimizer, range(13, 14))
+    assert model.blocks[0].up.weight[~mask].any()
+    model.eval()
+    model.blocks[0](torch.randn(2, 8))
+    assert not model.blocks[0].up.weight[~mask].any()
+
+
+def test_a_loaded_model_is_masked_when_evaluated():
+    model, optimizer, pruner = pruned(PINS.released())
+    train(model, optimizer, range(13))
+    pruner.summary()
+    model.load_state_dict(net(seed=5).state_dict())
+    model.eval()
+    loss_of(model, 0)
+    assert not any(model.get_parameter(n)[~m].any() for n, m in pruner.masks.items())
+
+
+def test_a_detached_pruner_leaves_the_model_alone():
+    for criterion in (Magnitude(), PINS.released()):
+        model, optimizer, pruner = pruned(criterion)
+        train(model, optimizer, range(40))
+        pruner.detach()
+        train(model, optimizer, range(40, 42))
+        before = weights(model)
+        pruner.summary()
+        pruner.state_dict()
+        pruner.detach()
+        assert same(before, weights(model))
+
+
+def test_a_subclass_that_calls_its_parents_step_counts_once():
+    class Mine(torch.optim.AdamW):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    plain, optimizer, plain_pruner = pruned(PINS())
+    train(plain, optimizer, range(40))
+    model, optimizer, pruner = pruned(
+        PINS(), make=lambda m: Mine(m.parameters(), lr=1e-2, weight_decay=0.01)
+    )
+    train(model, optimizer, range(40))
+    assert pruner.step == plain_pruner.step == 40
+    assert same(weights(model), weights(plain))
+
+
+def test_a_users_criterion_can_be_resumed():
+    class Largest(Criterion):
+        def score(self, view):
+            return view.weight
+
+    *_, first = pruned(Largest())
+    *_, second = pruned(Largest())
+    second.load_state_dict(first.state_dict())
+    *_, free = pruned(Largest(), hold=False)
+    with pytest.raises(UsageError, match="saved with hold True, the pruner has False"):
+        free.load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((PINS, ramp()), "criterion=.* is no Criterion"),
+        ((PINS(), 0.9), r"schedule=0\.9 is no Schedule; give one, such as Cubic"),
+        ((PINS(), ramp(), NM(2, 4)), r"allocation=NM\(n=2, m=4\) is no Global"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(arguments, message):
+    model = net()
+    with pytest.raises(UsageError, match=message):
+        Pruner(model, adamw(model), *arguments)
+
+
+def test_repeated_blocks_in_a_sequence_leave_the_head_alone():
+    def block():
+        return nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+    head = nn.ModuleDict({"out": nn.Linear(4, 2)})
+    assert list(find_prunable(nn.Sequential(block(), block(), head))[0]) == [
+        "0.0.weight",
+        "1.0.weight",
+    ]

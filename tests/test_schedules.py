@@ -63,7 +63,10 @@ def test_fractions_need_the_length_and_steps_do_not():
         ({"begin": 100, "end": 50}, "begins at 100 and ends at 50"),
         ({"begin": -1}, "begin=-1 is no position"),
         ({"end": 1.5}, "end=1.5 is no position"),
+        ({"begin": float("nan")}, "begin=nan is no position"),
         ({"every": 0}, "every=0"),
+        ({"every": 2.5}, r"every=2\.5"),
+        ({"initial": 0.6}, r"initial sparsity 0\.6 is above the final 0\.5"),
         ({"after": "thaw"}, "after='thaw'"),
     ],
 )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prunella.errors import Diverged, UsageError
 
-_SAMPLE = 2**18  # scores looked at to guess the cut; the guess is off by about 1/sqrt(_SAMPLE)
+_STRIDE = 257  # every such score is in the sample; prime, so that it sees all columns
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,10 @@ class Global:
 
         Raises:
             Diverged: a score is not finite.
+            UsageError: the sparsity is outside its range.
         """
+        if not 0 <= sparsity < 1:
+            raise UsageError(f"sparsity {sparsity} is outside [0, 1)")
         masks = _select(scores, self.pattern, sparsity)
         return {name: self.pattern.expand(mask) for name, mask in masks.items()}
 
@@ -141,21 +144,21 @@ def _select(scores: Mapping[str, Tensor], pattern: Element, sparsity: float) -> 
     interval and gathers only what lies inside, which is then ranked exactly. A wrong guess is
     noticed by the counts and widened.
     """
-    sizes, sample = _sample(scores, pattern)
-    prune = round(sparsity * sum(sizes.values()))
+    sample, total = _sample(scores, pattern)
+    prune = round(sparsity * total)
     for margin in (3.0, 30.0, torch.inf):
-        low, high = _bracket(sample, prune, sum(sizes.values()), margin)
+        low, high = _bracket(sample, prune / total, margin)
         masks: dict[str, Tensor] = {}
         places: dict[str, Tensor] = {}
         values: dict[str, Tensor] = {}
         for name in scores:
             units = pattern.units(_finite(scores[name], name))
-            masks[name] = units >= low
+            masks[name] = units > low
             # As bytes: torch subtracts them faster than it combines bools.
             inside = masks[name].view(torch.uint8) - (units > high).view(torch.uint8)
             places[name] = inside.flatten().nonzero().squeeze(1)
-            values[name] = units.flatten()[places[name]].float()
-        below = sum(sizes[name] - int(masks[name].count_nonzero()) for name in scores)
+            values[name] = _wide(units.flatten()[places[name]])
+        below = total - sum(int(mask.count_nonzero()) for mask in masks.values())
         candidates = torch.cat(list(values.values()))
         if below <= prune <= below + candidates.numel():
             break
@@ -167,24 +170,21 @@ def _select(scores: Mapping[str, Tensor], pattern: Element, sparsity: float) -> 
     return masks
 
 
-def _sample(scores: Mapping[str, Tensor], pattern: Element) -> tuple[dict[str, int], Tensor]:
-    """The number of units of each matrix, and their scores at regular places."""
-    total = sum(values.numel() for values in scores.values())
-    stride = total // _SAMPLE | 1  # odd: a power of two would see few of a matrix's columns
-    sizes, samples = {}, []
-    for name, values in scores.items():
-        units = pattern.units(values)
-        sizes[name] = units.numel()
-        samples.append(units.flatten()[::stride].float())
-    return sizes, torch.cat(samples)
+def _sample(scores: Mapping[str, Tensor], pattern: Element) -> tuple[Tensor, int]:
+    """The scores of units at regular places, and the number of all units."""
+    samples, total = [], 0
+    for values in scores.values():
+        units = pattern.units(values).flatten()
+        total += units.numel()
+        samples.append(_wide(units[::_STRIDE]))
+    return torch.cat(samples), total
 
 
-def _bracket(sample: Tensor, prune: int, total: int, margin: float) -> tuple[float, float]:
-    """An interval of scores that holds the cut but for bad luck: ``margin`` standard errors."""
+def _bracket(sample: Tensor, fraction: float, margin: float) -> tuple[float, float]:
+    """An interval (low, high] around a quantile, ``margin`` standard errors of its rank wide."""
     n = sample.numel()
-    rank = n * prune / total
-    error = margin * (rank * (1 - prune / total)) ** 0.5 + 1
-    low, high = rank - error, rank + error
+    error = margin * (n * fraction * (1 - fraction)) ** 0.5 + 1 if margin < torch.inf else n
+    low, high = n * fraction - error, n * fraction + error
     return (
         sample.kthvalue(int(low)).values.item() if low >= 1 else -torch.inf,
         sample.kthvalue(int(high) + 1).values.item() if high < n else torch.inf,
@@ -200,6 +200,10 @@ def _lowest(values: Tensor, count: int) -> Tensor:
     ties = (values == cut).nonzero().squeeze(1)
     lowest[ties[ties.numel() - (count - int(lowest.count_nonzero())) :]] = True
     return lowest
+
+
+def _wide(scores: Tensor) -> Tensor:
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 def _finite(scores: Tensor, name: str) -> Tensor:

@@ -73,7 +73,7 @@ def find_prunable(
         if isinstance(module, nn.Linear) or is_conv1d(module)
     }
     if parameters is None:
-        blocks = [f"{prefix}." for prefix in _blocks(model)] or [""]
+        blocks = [f"{block}." for block in _blocks(model)] or [""]
         inside = {name for name in linears if name.startswith(tuple(blocks))}
         chosen = [
             name
@@ -92,10 +92,10 @@ def find_prunable(
         prefix, _, attribute = name.rpartition(".")
         module = model.get_submodule(prefix)
         prunable = Prunable(module, attribute, is_conv1d(module) and attribute == "weight")
-        if prunable.parameter.requires_grad:
-            found[name] = prunable
-        else:
+        if not prunable.parameter.requires_grad:
             frozen.append(name)
+        elif prunable.parameter.numel():
+            found[name] = prunable
     if not found:
         raise UsageError(
             f"{type(model).__name__} has no prunable parameters"
@@ -113,14 +113,15 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 def _blocks(model: nn.Module) -> Iterator[str]:
-    """Names of the repeated blocks: lists of composite modules, or equal ones in a Sequential."""
+    """Names of the repeated blocks: composite modules in a list, or equal ones in a sequence."""
     for prefix, module in model.named_modules():
-        composite = [c for c in module.children() if next(c.children(), None) is not None]
-        repeated = len(composite) > len({type(c) for c in composite})
-        if (composite and isinstance(module, nn.ModuleList)) or (
-            repeated and isinstance(module, nn.Sequential)
-        ):
-            yield prefix
+        blocks = {n: c for n, c in module.named_children() if next(c.children(), None) is not None}
+        if isinstance(module, nn.Sequential | nn.ModuleDict):
+            kinds = [type(block) for block in blocks.values()]
+            blocks = {n: block for n, block in blocks.items() if kinds.count(type(block)) > 1}
+        elif not isinstance(module, nn.ModuleList):
+            continue
+        yield from (f"{prefix}.{name}".lstrip(".") for name in blocks)
 
 
 def _matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -32,8 +33,8 @@ class Pruner:
                 pruned weights are zeroed
 
     Between two selections pruned weights are held at zero, or (``hold=False``) grow freely; then
-    they are hidden, not lost, whenever the model runs in evaluation mode or is saved, and return
-    with the next forward in training mode.
+    they are hidden, not lost, whenever a module runs in evaluation mode or gives its state, and
+    return with the next forward in training mode. Do neither between a forward and its backward.
 
     Args:
         model: any module; wrappers of torch.compile and data-parallel training are looked through.
@@ -72,6 +73,9 @@ class Pruner:
         hold: bool | None = None,
         total_steps: int | None = None,
     ):
+        _check_type("criterion", criterion, Criterion, "PINS()")
+        _check_type("schedule", schedule, Schedule, "Cubic(0.9, begin=200, end=2400)")
+        _check_type("allocation", allocation, Global, "Global(NM(2, 4))")
         self.model = unwrap(model)
         self.optimizer = _unwrap_optimizer(optimizer)
         self.criterion = criterion
@@ -91,22 +95,17 @@ class Pruner:
         self._state = {n: criterion.init(p.parameter.detach()) for n, p in self._prunable.items()}
         self._reads_before = _overrides(criterion, "before_step")
         self._reads_after = _overrides(criterion, "after_step")
-        self._rewritten: bool | None = None  # does the optimizer overwrite gradients? None: unknown
         self._copies: dict[str, Tensor] = {}  # of this step's gradients, where they are needed
-        self._versions: dict[str, int] = {}
-        self._skip = False
+        self._open = False  # between the two hooks of a step that counts
         self._pruned = False  # masks are all True until the first selection
-        self._hidden: dict[str, Tensor] | None = None  # grown values of pruned weights, set aside
+        self._hidden: dict[str, Tensor] = {}  # grown values of pruned weights, set aside
 
         self._hooks: list[RemovableHandle] = [
             self.optimizer.register_step_pre_hook(self._before),
             self.optimizer.register_step_post_hook(self._after),
         ]
         if not self.hold:
-            self._hooks += [
-                self.model.register_forward_pre_hook(self._on_forward),
-                self.model.register_state_dict_pre_hook(self._on_state_dict),
-            ]
+            self._hooks += self._watch()
         _attached.add(self.optimizer)
 
     # --- attaching ---------------------------------------------------------------------------
@@ -121,9 +120,9 @@ class Pruner:
         missing = [n for n, p in self._prunable.items() if id(p.parameter) not in where]
         if missing:
             raise UsageError(
-                f"the optimizer does not hold {missing[0]} and {len(missing) - 1} more of the "
-                f"{len(self._prunable)} prunable parameters; build it from this model's "
-                "parameters, or choose among those it holds with parameters=[...]"
+                f"the optimizer lacks {len(missing)} of the {len(self._prunable)} prunable "
+                f"parameters, {missing[0]} to begin with; build it from this model's parameters, "
+                "or choose among those it holds with parameters=[...]"
             )
         return {name: where[id(p.parameter)] for name, p in self._prunable.items()}
 
@@ -146,9 +145,9 @@ class Pruner:
             )
 
     def detach(self) -> None:
-        """Remove all hooks; pruned weights are and stay zero, and no longer return."""
-        self._hide()
-        self._hidden = None
+        """Remove all hooks; pruned weights are zero, and what had grown there is gone."""
+        self._hide(self._prunable)
+        self._hidden = {}
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -163,71 +162,75 @@ class Pruner:
                 "optimizer.step(closure) computes the gradients inside the step, where a pruner "
                 "cannot see them; call backward() yourself and step() without a closure"
             )
-        self._show()
+        # A subclass that calls its parent's step may run the hooks twice: the inner pair counts.
+        if self._open:
+            return
+        self._show(self._prunable)
         # Fused optimizers run their hooks even on steps that a gradient scaler makes them skip,
         # and unscale the gradients themselves, inside the step.
         found_inf = getattr(optimizer, "found_inf", None)
-        self._skip = found_inf is not None and bool(found_inf)
-        if self._skip:
+        if found_inf is not None and bool(found_inf):
             return
-        scale = getattr(optimizer, "grad_scale", None)
-        if scale is not None:
-            self._copies = {name: g / scale for name, g in self._live_gradients()}
-        elif self._reads_after and self._rewritten is not False:
-            self._copies = {name: g.clone() for name, g in self._live_gradients()}
-        if self._reads_after and self._rewritten is None:
-            self._versions = {name: g._version for name, g in self._live_gradients()}
+        self._open = True
+        self._copies = self._spoiled_gradients(getattr(optimizer, "grad_scale", None))
         if self._reads_before:
             for name in self._prunable:
                 self.criterion.before_step(self._view(name))
 
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._skip:
+        if not self._open:
             return
+        self._open = False
         if self._reads_after:
-            if self._rewritten is None:
-                self._rewritten = self._was_rewritten()
             for name in self._prunable:
                 self.criterion.after_step(self._view(name))
+        self._copies = {}
         if self.schedule.updates(self.step):
             self._select(self.schedule.sparsity(self.step))
         elif self.hold or self.schedule.frozen(self.step):
             self._zero()
-        self._copies = {}
         self.step += 1
 
-    def _view(self, name: str) -> View:
+    def _spoiled_gradients(self, scale: Tensor | None) -> dict[str, Tensor]:
+        """Copies of the gradients that are scaled, or that the optimizer is going to overwrite."""
+        copies = {}
+        for name, prunable in self._prunable.items():
+            gradient = prunable.parameter.grad
+            group = self.optimizer.param_groups[self._group[name]]
+            if gradient is None:
+                continue
+            if scale is not None and (self._reads_before or self._reads_after):
+                copies[name] = gradient / scale.to(gradient.device)
+            # Of torch's optimizers only SGD's foreach Nesterov writes into gradients.
+            elif group.get("nesterov") and not group.get("fused") and self._reads_after:
+                copies[name] = gradient.clone()
+        return copies
+
+    def _view(self, name: str, gradient: bool = True) -> View:
         parameter = self._prunable[name].parameter
         return View(
             name=name,
             weight=parameter.detach(),
-            gradient=self._copies.get(name, parameter.grad),
+            gradient=self._copies.get(name, parameter.grad) if gradient else None,
             step=self.step,
             state=self._state[name],
             group=self.optimizer.param_groups[self._group[name]],
             optimizer_state=self.optimizer.state.get(parameter, {}),
         )
 
-    def _live_gradients(self) -> Iterator[tuple[str, Tensor]]:
-        for name, prunable in self._prunable.items():
-            if prunable.parameter.grad is not None:
-                yield name, prunable.parameter.grad
-
-    def _was_rewritten(self) -> bool:
-        """Whether this step changed a gradient in place, as SGD's foreach Nesterov does."""
-        return any(
-            gradient._version != self._versions[name]
-            # Fused kernels may write gradients, so they always count as written; the values stay.
-            and not self.optimizer.param_groups[self._group[name]].get("fused")
-            for name, gradient in self._live_gradients()
-        )
-
     def _select(self, sparsity: float) -> None:
         if sparsity == 0:
             return
+        scores = _Scores(self)
+        if not any(scores[name].any() for name in scores):
+            raise UsageError(
+                f"every score of {self.criterion!r} is zero at step {self.step}: no gradient has "
+                "reached the prunable parameters, so there is nothing to choose by; prune those "
+                "that are trained"
+            )
         try:
-            masks = self.allocation.masks(_Scores(self), sparsity)
+            masks = self.allocation.masks(scores, sparsity)
         except Diverged as error:
             raise Diverged(f"no masks can be selected at step {self.step}: {error}") from None
         self.masks = {
@@ -244,32 +247,46 @@ class Pruner:
 
     # --- weights that grow between selections ------------------------------------------------
 
-    def _on_forward(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _watch(self) -> Iterator[RemovableHandle]:
+        """Hooks on every module that holds a prunable parameter, and on the model as a whole.
+
+        The whole is needed for modules whose weights are used without their own forward
+        (``nn.MultiheadAttention.out_proj``), the parts for whoever calls or saves only them.
+        """
+        names: dict[nn.Module, list[str]] = {self.model: list(self._prunable)}
+        for name, prunable in self._prunable.items():
+            names.setdefault(prunable.module, []).append(name)
+        for module, held in names.items():
+            yield module.register_forward_pre_hook(partial(self._on_forward, held))
+            yield module.register_state_dict_pre_hook(partial(self._on_state_dict, held))
+
+    def _on_forward(self, names: Iterable[str], module: nn.Module, args: Any) -> None:
         if module.training:
-            self._show()
+            self._show(names)
         else:
-            self._hide()
+            self._hide(names)
 
-    def _on_state_dict(self, module: nn.Module, prefix: str, keep_vars: bool) -> None:
-        self._hide()
+    def _on_state_dict(self, names: Iterable[str], *_: Any) -> None:
+        self._hide(names)
 
     @torch.no_grad()
-    def _hide(self) -> None:
+    def _hide(self, names: Iterable[str]) -> None:
         """Set what pruned weights have grown to aside, so that the model is as sparse as masked."""
-        if self._hidden is None:
-            self._hidden = {
-                name: self._prunable[name].parameter.detach()[~mask]
-                for name, mask in self.masks.items()
-            }
-            self._zero()
+        if not self._hooks or not self._pruned:  # detached, or nothing is pruned yet
+            return
+        for name in names:
+            parameter, mask = self._prunable[name].parameter, self.masks[name]
+            if name not in self._hidden:
+                self._hidden[name] = parameter.detach()[~mask]
+            parameter.mul_(mask)
 
     @torch.no_grad()
-    def _show(self) -> None:
+    def _show(self, names: Iterable[str]) -> None:
         """Undo ``_hide``."""
-        if self._hidden is not None:
-            for name, values in self._hidden.items():
+        for name in names:
+            if name in self._hidden:
+                values = self._hidden.pop(name)
                 self._prunable[name].parameter.masked_scatter_(~self.masks[name], values)
-            self._hidden = None
 
     # --- looking at it -----------------------------------------------------------------------
 
@@ -291,12 +308,15 @@ class Pruner:
                 f"something from step {self.criterion.evidence + 1} on"
             )
         with torch.no_grad():
-            return {name: self.criterion.score(self._view(name)).clone() for name in self._prunable}
+            return {
+                name: self.criterion.score(self._view(name, gradient=False)).clone()
+                for name in self._prunable
+            }
 
     def summary(self) -> Summary:
         """Weights and non-zero weights of the pruned model, in three scopes; prints as a table."""
         if not self.hold:
-            self._hide()
+            self._hide(self._prunable)
         return Summary(
             self.step, self.scopes.count(dict(self.model.named_parameters())), tuple(self.frozen)
         )
@@ -310,27 +330,36 @@ class Pruner:
         """
         state = {
             "step": self.step,
-            "criterion": repr(self.criterion),
+            "settings": self._settings(),
             "masks": dict(self.masks),
             "scores": {name: dict(tensors) for name, tensors in self._state.items()},
         }
         if not self.hold:
-            self._hide()
-            state["grown"] = dict(self._hidden or {})
+            self._hide(self._prunable)
+            state["grown"] = dict(self._hidden)
         return state
+
+    def _settings(self) -> dict[str, str]:
+        return {
+            "criterion": repr(self.criterion),
+            "allocation": repr(self.allocation),
+            "hold": repr(self.hold),
+        }
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a saved state; the model's and the optimizer's may be loaded before or after.
 
         Raises:
-            UsageError: the state is of another criterion or of other parameters.
+            UsageError: the state is of another criterion, allocation or ``hold``, or of other
+                parameters. The schedule may change, as where training is to go on for longer.
         """
-        if state["criterion"] != repr(self.criterion):
-            raise UsageError(
-                f"the state was saved with {state['criterion']}, the pruner has "
-                f"{self.criterion!r}; resume with the criterion it was saved with"
-            )
+        for setting, value in self._settings().items():
+            if state["settings"][setting] != value:
+                raise UsageError(
+                    f"the state was saved with {setting} {state['settings'][setting]}, the pruner "
+                    f"has {value}; resume with what it was saved with"
+                )
         ours, theirs = (
             {name: tuple(mask.shape) for name, mask in masks.items()}
             for masks in (self.masks, state["masks"])
@@ -348,10 +377,8 @@ class Pruner:
             for key, tensor in state["scores"][name].items():
                 self._state[name][key].copy_(tensor)
         self._pruned = not all(mask.all() for mask in self.masks.values())
-        if self.hold:
-            self._zero()
-        else:
-            self._hide()
+        self._zero()
+        if not self.hold:
             self._hidden = {name: values.clone() for name, values in state["grown"].items()}
 
 
@@ -362,7 +389,7 @@ class _Scores(Mapping[str, Tensor]):
         self.pruner = pruner
 
     def __getitem__(self, name: str) -> Tensor:
-        score = self.pruner.criterion.score(self.pruner._view(name))
+        score = self.pruner.criterion.score(self.pruner._view(name, gradient=False))
         return self.pruner._prunable[name].oriented(score)
 
     def __iter__(self) -> Iterator[str]:
@@ -390,6 +417,11 @@ class Summary:
         if self.frozen:
             rows.append(f"not trained, not pruned: {len(self.frozen)} ({self.frozen[0]} …)")
         return "\n".join(rows)
+
+
+def _check_type(name: str, value: object, kind: type, example: str) -> None:
+    if not isinstance(value, kind):
+        raise UsageError(f"{name}={value!r} is no {kind.__name__}; give one, such as {example}")
 
 
 def _overrides(criterion: Criterion, method: str) -> bool:

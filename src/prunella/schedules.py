@@ -28,7 +28,8 @@ class Schedule:
         begin: last step (int) or fraction of the run (float in [0, 1]) before the ramp.
         end: first step or fraction at which the sparsity is ``final``.
         every: steps between two selections inside the ramp.
-        initial: sparsity from which the ramp starts, in [0, 1).
+        initial: sparsity from which the ramp starts, in [0, final]; nothing is pruned before the
+            first selection all the same.
         after: what happens to the masks from ``end`` on.
 
     Raises:
@@ -51,13 +52,17 @@ class Schedule:
                 )
         for name in ("begin", "end"):
             value = getattr(self, name)
-            if value < 0 or (isinstance(value, float) and value > 1):
+            if not value >= 0 or (isinstance(value, float) and value > 1):
                 raise UsageError(
                     f"{name}={value} is no position in a run; give a step (an integer from 0) or "
                     "a fraction of the run (a float in [0, 1])"
                 )
-        if self.every < 1:
-            raise UsageError(f"every={self.every} must be at least 1 step")
+        if self.initial > self.final:
+            raise UsageError(
+                f"initial sparsity {self.initial} is above the final {self.final}; lower it"
+            )
+        if self.every < 1 or self.every != int(self.every):
+            raise UsageError(f"every={self.every} must be a whole number of steps, at least 1")
         if self.after not in ("freeze", "reselect"):
             raise UsageError(f"after={self.after!r} must be 'freeze' or 'reselect'")
         if isinstance(self.begin, int) is isinstance(self.end, int):
@@ -169,7 +174,7 @@ class Linear(Schedule):
 
 
 class Constant(Schedule):
-    """The final sparsity from ``begin`` on; masks may still move until ``end``.
+    """The final sparsity from the first selection after ``begin``; masks move until ``end``.
 
     >>> Constant(0.5, begin=10, end=100).sparsity(11)
     0.5

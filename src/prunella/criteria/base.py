@@ -18,7 +18,7 @@ class View:
         name: the parameter's name in the model.
         weight: its value now: θ before the optimizer's update, θ̂ after it.
         gradient: ∂L/∂θ of this step, unscaled, as it was before the step; None where the step had
-            none, which to first order means zero.
+            none, which to first order means zero, and None for ``Criterion.score``.
         step: successful optimizer steps before this one.
         state: the criterion's own tensors, as made by ``init``.
         group: the optimizer's parameter group that it belongs to; to be read only.
@@ -54,6 +54,9 @@ class Criterion:
     loop, the masks and the checkpoints, lives in ``Pruner``.
     """
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"  # states are compared by it: no address in it
+
     hold: bool = True
     """Whether pruned weights stay zero between two selections, or grow freely as released."""
 
@@ -73,7 +76,7 @@ class Criterion:
         """Look at θ̂ after the optimizer's update, before pruned weights are zeroed again."""
 
     def score(self, view: View) -> Tensor:
-        """Scores of the parameter's shape, computed after the optimizer's update."""
+        """Scores of the parameter's shape, from θ̂ and the state; all zero means no evidence."""
         raise NotImplementedError
 
 

@@ -25,12 +25,14 @@ class Fisher(Criterion):
 
     def score(self, view: View) -> Tensor:
         state = view.optimizer_state
-        if not state:  # no gradient ever reached the parameter
-            return torch.zeros_like(view.weight)
+        wide = torch.promote_types(view.weight.dtype, torch.float32)
+        if not state and "betas" in view.group:  # Adam, but no gradient ever reached the parameter
+            return torch.zeros_like(view.weight, dtype=wide)
         if "exp_avg_sq" not in state:
             raise UsageError(
-                f"Fisher reads Adam's second moment, but the optimizer keeps only "
-                f"{', '.join(state)} for {view.name}; use Adam, AdamW, NAdam or RAdam"
+                f"Fisher reads Adam's second moment, but the optimizer keeps "
+                f"{', '.join(state) or 'nothing'} for {view.name}; use Adam, AdamW, NAdam or RAdam"
             )
-        beta2 = view.group["betas"][1]
-        return (state["exp_avg_sq"] * view.weight.square()).div_(1 - beta2 ** float(state["step"]))
+        bias_correction = 1 - view.group["betas"][1] ** float(state["step"])
+        score = view.weight.to(wide).square()
+        return score.mul_(state["exp_avg_sq"]).div_(bias_correction)

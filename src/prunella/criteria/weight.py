@@ -26,7 +26,8 @@ class Random(Criterion):
 
     def score(self, view: View) -> Tensor:
         # Drawn on the CPU and from the name, so that devices, ranks and resumed runs agree.
-        generator = torch.Generator().manual_seed(self.seed << 32 | crc32(view.name.encode()))
+        seed = crc32(f"{self.seed} {view.name}".encode())
+        generator = torch.Generator().manual_seed(seed)
         return torch.rand(view.weight.shape, generator=generator).to(view.weight.device)
 
 
