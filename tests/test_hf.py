@@ -100,6 +100,13 @@ def test_resuming_is_refused_rather_than_wrong(tmp_path):
         run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
 
 
+def test_bringing_back_another_model_is_refused(tmp_path):
+    options = {"eval_strategy": "steps", "eval_steps": 10, "save_strategy": "steps"}
+    options |= {"save_steps": 10, "load_best_model_at_end": True}
+    with pytest.raises(UsageError, match="load_best_model_at_end=True would bring back"):
+        trainer(tmp_path, PruningCallback(PINS(), Cubic(0.5)), **options).train()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     run = trainer(tmp_path, kind=Trainer, lr=1e30, max_grad_norm=0.0)
     with pytest.raises(Diverged, match=r"the loss is (nan|inf) at step \d+"):

@@ -52,7 +52,7 @@ class Block(Element):
         if len(shape) != 2 or shape[0] % self.h or shape[1] % self.w:
             raise UsageError(
                 f"Block({self.h}, {self.w}) does not divide {name} of shape {shape} "
-                "(outputs, inputs); choose sides that divide it, or leave the parameter out"
+                "(outputs, inputs); choose sides that divide it, or prune matrices that they divide"
             )
 
     def units(self, scores: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class NM(Element):
         if len(shape) != 2 or shape[1] % self.m:
             raise UsageError(
                 f"NM({self.n}, {self.m}) does not divide {name} of shape {shape} (outputs, "
-                f"inputs): the inputs must be a multiple of {self.m}; leave the parameter out"
+                f"inputs): the inputs must be a multiple of {self.m}; prune such matrices alone"
             )
         if final and abs(final - (1 - self.n / self.m)) > 1e-9:
             raise UsageError(

@@ -24,7 +24,10 @@ prunella prune --help lists the flags."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 (diverged) or 2 (bad input)."""
+    """Run the command and return its exit status: 0, 1 (diverged) or 2 (bad input).
+
+    Malformed flags leave through ``SystemExit(2)``, ``--help`` through ``SystemExit(0)``.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -32,33 +35,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] != "prune":
         print(f"prunella: unknown command {arguments[0]!r}\n\n{USAGE}", file=sys.stderr)
         return 2
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
         prune(_config(arguments[1:]))
     except UsageError as error:
-        errors.print(f"prunella: {error}")
-        return 2
+        return _failed(2, error)
     except Diverged as error:
-        errors.print(f"prunella: {error}")
-        return 1
-    except KeyboardInterrupt:
-        errors.print("prunella: stopped; no result was written")
-        return 130
+        return _failed(1, error)
+    except KeyboardInterrupt as error:
+        return _failed(130, error, "stopped; no result was written")
     return 0
+
+
+def _failed(status: int, error: BaseException, message: str = "") -> int:
+    """Say what went wrong and what is left of it, in one line."""
+    line = "; ".join([message or str(error), *getattr(error, "__notes__", [])])
+    print(f"prunella: {' '.join(line.split())}", file=sys.stderr)
+    return status
 
 
 def _config(arguments: Sequence[str]) -> RunConfig:
     """Settings from ``--config FILE`` and flags; a flag that is given overrides the file."""
-    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files = argparse.ArgumentParser("prunella prune", add_help=False, allow_abbrev=False)
     files.add_argument("--config", type=Path)
     known, rest = files.parse_known_args(arguments)
     from_file = [] if known.config is None else flags(known.config)
-    return tyro.cli(RunConfig, args=[*from_file, *rest], prog="prunella prune")
+    return tyro.cli(
+        RunConfig,
+        args=[*from_file, *rest],
+        prog="prunella prune",
+        # A setting left open is one left out; this makes --hold and --baseline plain switches.
+        config=(tyro.conf.DisallowNone,),
+    )
 
 
 def prune(config: RunConfig) -> None:
     """Carry out one run and print what came of it."""
-    # Here, not above: a mistyped flag should not wait for Transformers to be imported.
+    # First this, then the imports: a mistyped flag should not wait for Transformers.
+    config.check()
     from transformers.utils import logging
 
     from prunella.experiments.run import run

@@ -56,6 +56,11 @@ class PruningCallback(TrainerCallback):
                 f"the Trainer resumes at step {state.global_step}, but its checkpoints do not "
                 "hold the pruner's masks and scores yet; train without resume_from_checkpoint"
             )
+        if args.load_best_model_at_end:
+            raise UsageError(
+                "load_best_model_at_end=True would bring back weights that the last masks do not "
+                "fit; set it to False, the last model is the one that has healed"
+            )
         if model is None or optimizer is None:
             raise UsageError("PruningCallback belongs to a Trainer, which hands it a model")
         self.pruner = Pruner(
@@ -101,6 +106,9 @@ class Trainer(transformers.Trainer):
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         result = super().compute_loss(model, inputs, *args, **kwargs)
         loss = result[0] if isinstance(result, tuple) else result
-        if model.training and not torch.isfinite(loss):
-            raise Diverged(f"the loss is {loss.item()} at step {self.state.global_step}")
+        if model.training and not torch.isfinite(loss).all():  # one a device in data-parallel runs
+            raise Diverged(
+                f"the loss is {loss.tolist()} at step {self.state.global_step}; a lower learning "
+                "rate may help"
+            )
         return result

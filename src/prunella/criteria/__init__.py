@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import partial
 
 from prunella.criteria.base import Criterion, View
 from prunella.criteria.curvature import Fisher
 from prunella.criteria.gradient import PINS, PLATON, Sensitivity
 from prunella.criteria.weight import Magnitude, Random
-from prunella.errors import UsageError
+from prunella.errors import UsageError, unknown
 
 __all__ = [
     "CRITERIA",
@@ -46,7 +45,5 @@ def named(name: str) -> Criterion:
         UsageError: no criterion has that name; the nearest names are given.
     """
     if name not in CRITERIA:
-        near = get_close_matches(name, CRITERIA, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UsageError(f"unknown criterion {name!r}: {hint}known are {', '.join(CRITERIA)}")
+        raise UsageError(unknown("criterion", name, CRITERIA))
     return CRITERIA[name]()

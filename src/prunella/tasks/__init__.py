@@ -4,8 +4,7 @@
 ('accuracy',)
 """
 
-import difflib
-
+from prunella.errors import unknown
 from prunella.tasks.base import Splits, Task, TaskError, cut_holdout, encode
 from prunella.tasks.demo import DEMO
 from prunella.tasks.glue import GLUE
@@ -17,8 +16,6 @@ TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, DEMO)}
 
 def get(name: str) -> Task:
     """Return the task of that name; an unknown one raises `TaskError` with the nearest names."""
-    if name in TASKS:
-        return TASKS[name]
-    near = difflib.get_close_matches(name, TASKS)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise TaskError(f"unknown task {name!r}; {hint}The tasks are {', '.join(TASKS)}.")
+    if name not in TASKS:
+        raise TaskError(unknown("task", name, TASKS))
+    return TASKS[name]

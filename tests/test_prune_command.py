@@ -1,0 +1,697 @@
+"""``prunella prune`` from its flags to the folder it leaves, on tiny models, without a network."""
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from rich.console import Console
+from safetensors.numpy import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import prunella
+from prunella.cli import main
+from prunella.criteria import CRITERIA
+from prunella.experiments.config import RunConfig
+from prunella.experiments.run import run
+
+STEPS = 30
+PRUNABLE = 16384  # four 32 x 32 and two 32 x 64 in each of two layers
+TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+
+Prune = Callable[..., Path]
+
+
+@pytest.fixture
+def prune(bert: Path, sst2: Path, tmp_path: Path) -> Prune:
+    """Runs the command on the tiny task, flags added, and gives the folder it filled."""
+
+    def prune(*flags: str, output: str = "out", task: str = "glue/sst2", data: Path = sst2) -> Path:
+        folder = tmp_path / output
+        assert main(_arguments(bert, data, folder, "--task", task, *flags)) == 0
+        return folder
+
+    return prune
+
+
+@pytest.fixture(scope="module")
+def pruned(bert: Path, sst2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pruned run with its dense twin, to be looked at only."""
+    folder = tmp_path_factory.mktemp("runs") / "pins"
+    assert main(_arguments(bert, sst2, folder, "--sparsity", "0.7", "--baseline")) == 0
+    return folder
+
+
+def _arguments(model: Path, data: Path, output: Path, *flags: str) -> list[str]:
+    fixed = {
+        "--model": model,
+        "--data": data,
+        "--output": output,
+        "--task": "glue/sst2",
+        "--max-steps": STEPS,
+        "--batch-size": 8,
+        "--lr": 1e-3,
+    }
+    return ["prune", *(str(part) for pair in fixed.items() for part in pair), *flags]
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def _weights(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+def _matrices(folder: Path) -> dict[str, np.ndarray]:
+    """What the command may prune: the matrices inside the repeated layers."""
+    weights = _weights(folder).items()
+    return {n: w for n, w in weights if w.ndim == 2 and (".layer." in n or ".h." in n)}
+
+
+def _zeros(folder: Path) -> int:
+    return sum(int((w == 0).sum()) for w in _matrices(folder).values())
+
+
+def _predictions(folder: Path, criterion: str) -> list[dict[str, Any]]:
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row for row in map(json.loads, lines) if row["criterion"] == criterion]
+
+
+def _same(one: Path, other: Path) -> bool:
+    ours, theirs = _weights(one), _weights(other)
+    return ours.keys() == theirs.keys() and all(np.array_equal(ours[n], theirs[n]) for n in ours)
+
+
+# --- what is left -------------------------------------------------------------------------------
+
+
+def test_the_folder_is_whole(pruned: Path) -> None:
+    files = {path.name for path in pruned.iterdir()}
+    assert files >= {"model.safetensors", "config.json", "tokenizer.json"}
+    assert files >= {"result.json", "predictions.jsonl", "prunella.yaml"}
+    assert not [name for name in files if name.startswith("checkpoint")]
+    assert [path.name for path in pruned.parent.iterdir()] == ["pins"]
+
+
+def test_the_result_has_what_the_contract_names(pruned: Path) -> None:
+    result = _result(pruned)
+    assert result["schema"] == 1
+    assert result["config"]["criterion"] == "pins" and result["config"]["sparsity"] == 0.7
+    assert set(result["metrics"]) == {"train", "holdout", "dev"}
+    assert all(0 <= split["accuracy"] <= 1 for split in result["metrics"].values())
+    assert result["size_bytes"] == (pruned / "model.safetensors").stat().st_size
+    assert result["seconds"] > 0
+    assert result["steps"] == STEPS
+    assert result["dev_used_for_selection"] is False
+    environment = result["environment"]
+    assert environment["packages"]["prunella"] == prunella.__version__
+    assert environment["packages"]["torch"] == torch.__version__
+    assert {"commit", "python", "platform", "cpu", "cores", "gpus"} <= environment.keys()
+
+
+def test_sparsity_is_that_of_the_saved_file(pruned: Path) -> None:
+    weights = _weights(pruned)
+    scopes = {
+        "prunable": set(_matrices(pruned)),
+        "backbone": {
+            n for n in weights if n.startswith("bert.") and not any(t in n for t in TABLES)
+        },
+        "model": set(weights),
+    }
+    result = _result(pruned)
+    for scope, names in scopes.items():
+        total = sum(weights[name].size for name in names)
+        nonzero = sum(int(np.count_nonzero(weights[name])) for name in names)
+        assert result["parameters"][scope] == {"nonzero": nonzero, "total": total}
+        assert result["sparsity"][scope] == pytest.approx(1 - nonzero / total, abs=1e-12)
+    assert result["parameters"]["prunable"]["total"] == PRUNABLE
+    assert _zeros(pruned) == round(0.7 * PRUNABLE)
+
+
+def test_the_dense_twin_is_beside_it(pruned: Path, prune: Prune) -> None:
+    result = _result(pruned)
+    alone = prune("--criterion", "dense")
+    for figures in (result["baseline"], _result(alone)):
+        assert figures["parameters"]["prunable"] == {"nonzero": PRUNABLE, "total": PRUNABLE}
+        assert figures["sparsity"]["prunable"] == 0
+        assert figures["steps"] == STEPS
+    assert result["baseline"]["metrics"] == _result(alone)["metrics"]
+    assert result["baseline"]["metrics"]["dev"]["accuracy"] > 0.7  # it learns
+    assert _predictions(pruned, "dense") == _predictions(alone, "dense")
+    assert "baseline" not in _result(alone)
+
+
+def test_the_checkpoint_predicts_what_was_recorded(pruned: Path, sst2: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(pruned).eval()
+    tokenizer = AutoTokenizer.from_pretrained(pruned)
+    lines = (sst2 / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    rows = _predictions(pruned, "pins")
+    assert [row["row"] for row in rows] == list(range(len(lines)))
+    correct = 0
+    for row, line in zip(rows, lines, strict=True):
+        text, label = line.split("\t")
+        with torch.no_grad():
+            logits = model(**tokenizer(text, return_tensors="pt")).logits[0]
+        assert row["logits"] == pytest.approx(logits.tolist(), abs=1e-5)
+        assert row["split"] == "dev" and row["label"] == int(label)
+        correct += int(logits.argmax()) == int(label)
+    assert _result(pruned)["metrics"]["dev"]["accuracy"] == pytest.approx(correct / len(rows))
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_its_own_settings_give_it_again(pruned: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    settings = str(pruned / "prunella.yaml")
+    assert main(["prune", "--config", settings, "--output", str(again)]) == 0
+    ours, theirs = _result(pruned), _result(again)
+    assert ours["metrics"] == theirs["metrics"]
+    assert ours["baseline"]["metrics"] == theirs["baseline"]["metrics"]
+    assert ours["config"] | {"output": str(again)} == theirs["config"]
+    assert _same(pruned, again)
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+def test_flags_override_the_file(prune: Prune, tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    # As one writes them: YAML itself takes 2:4 for a number and 1e-3 for a text.
+    file.write_text("pattern: 2:4\nsparsity: 0.3\nlr: 1e-3\nhold: true\nbaseline:\n")
+    config = _result(prune("--config", str(file), "--sparsity", "0.5"))["config"]
+    assert config["pattern"] == "2:4" and config["sparsity"] == 0.5 and config["lr"] == 1e-3
+    assert config["hold"] is True and config["baseline"] is None
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_prunes_exactly(prune: Prune, criterion: str) -> None:
+    folder = prune("--criterion", criterion, "--sparsity", "0.613")
+    assert _zeros(folder) == round(0.613 * PRUNABLE)
+    assert _result(folder)["config"]["criterion"] == criterion
+
+
+@pytest.mark.parametrize("schedule", ["cubic", "linear", "oneshot", "constant"])
+def test_every_schedule_reaches_its_sparsity(prune: Prune, schedule: str) -> None:
+    folder = prune("--schedule", schedule, "--begin", "11", "--end", "0.8", "--every", "4")
+    assert _zeros(folder) == round(0.8 * PRUNABLE)
+
+
+def test_a_schedule_that_selects_once_fits_a_released_criterion(prune: Prune) -> None:
+    folder = prune("--criterion", "platon-released", "--schedule", "oneshot", "--begin", "15")
+    assert _zeros(folder) == round(0.8 * PRUNABLE)
+
+
+def test_matrix_scope_prunes_each_alike(prune: Prune) -> None:
+    flags = ("--criterion", "magnitude", "--sparsity", "0.6")
+    alike = _matrices(prune(*flags, "--scope", "matrix", output="matrix"))
+    assert all((w == 0).sum() == round(0.6 * w.size) for w in alike.values())
+    together = _matrices(prune(*flags, output="global"))
+    assert any((w == 0).sum() != round(0.6 * w.size) for w in together.values())
+
+
+def test_two_of_four_inputs_are_kept(prune: Prune) -> None:
+    for weight in _matrices(prune("--pattern", "2:4", "--sparsity", "0.5")).values():
+        groups = weight.reshape(-1, 4)
+        assert ((groups != 0).sum(axis=1) == 2).all()
+
+
+def test_blocks_are_whole(prune: Prune) -> None:
+    folder = prune("--pattern", "4x4", "--sparsity", "0.75")
+    for weight in _matrices(folder).values():
+        tiles = weight.reshape(weight.shape[0] // 4, 4, -1, 4).swapaxes(1, 2)
+        assert set(np.unique((tiles == 0).sum(axis=(2, 3)))) <= {0, 16}
+    assert _zeros(folder) == round(0.75 * PRUNABLE / 16) * 16
+
+
+def test_the_groups_of_gpt2_lie_along_its_inputs(gpt2: Path, prune: Prune) -> None:
+    folder = prune("--model", str(gpt2), "--pattern", "2:4", "--sparsity", "0.5")
+    matrices = _matrices(folder)
+    assert len(matrices) == 8
+    for weight in matrices.values():  # stored [inputs, outputs]
+        groups = weight.reshape(weight.shape[0] // 4, 4, weight.shape[1])
+        assert ((groups != 0).sum(axis=1) == 2).all()
+    assert _result(folder)["sparsity"]["prunable"] == 0.5
+    assert (
+        AutoModelForSequenceClassification.from_pretrained(folder).config.pad_token_id is not None
+    )
+
+
+def test_sparsity_zero_is_the_dense_run(prune: Prune) -> None:
+    zero, dense = prune("--sparsity", "0", output="zero"), prune("--criterion", "dense")
+    assert _same(zero, dense)
+    assert _result(zero)["metrics"] == _result(dense)["metrics"]
+
+
+def test_seeds_differ(pruned: Path, prune: Prune) -> None:
+    assert not _same(pruned, prune("--sparsity", "0.7", "--seed", "1"))
+
+
+def test_bf16_leaves_no_trace_in_the_next_run(pruned: Path, prune: Prune) -> None:
+    coarse = prune("--sparsity", "0.7", "--precision", "bf16", output="bf16")
+    assert _zeros(coarse) == round(0.7 * PRUNABLE)
+    assert all(weight.dtype == np.float32 for weight in _weights(coarse).values())
+    assert not _same(pruned, coarse)
+    assert _same(pruned, prune("--sparsity", "0.7"))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_regression(prune: Prune, stsb: Path, precision: str) -> None:
+    folder = prune("--precision", precision, task="glue/stsb", data=stsb)
+    assert list(_result(folder)["metrics"]["dev"]) == ["pearson", "spearman"]
+    assert all(len(row["logits"]) == 1 for row in _predictions(folder, "pins"))
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 1
+
+
+def test_a_task_without_header(prune: Prune, cola: Path) -> None:
+    folder = prune(task="glue/cola", data=cola)
+    assert list(_result(folder)["metrics"]["dev"]) == ["mcc", "accuracy"]
+
+
+def test_a_checkpoint_of_another_task_gets_a_new_head(prune: Prune, stsb: Path, sst2: Path) -> None:
+    scores = prune(task="glue/stsb", data=stsb, output="scores")
+    classes = prune("--model", str(scores), output="classes")
+    config = AutoModelForSequenceClassification.from_pretrained(classes).config
+    assert config.num_labels == 2 and config.problem_type == "single_label_classification"
+
+
+def test_a_batch_larger_than_the_data(prune: Prune) -> None:
+    folder = prune("--batch-size", "1000", "--criterion", "magnitude", "--sparsity", "0.999")
+    assert _zeros(folder) == round(0.999 * PRUNABLE)
+
+
+def test_epochs_give_the_steps(bert: Path, sst2: Path, tmp_path: Path) -> None:
+    flags = ["--model", str(bert), "--task", "glue/sst2", "--data", str(sst2)]
+    flags += ["--epochs", "1.5", "--batch-size", "10", "--criterion", "dense"]
+    assert main(["prune", *flags, "--output", str(tmp_path / "out")]) == 0
+    assert _result(tmp_path / "out")["steps"] == 17  # 1.5 times 11 batches of 108 rows
+
+
+def test_without_output_every_run_has_its_own_folder(
+    bert: Path, sst2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--model", str(bert), "--task", "glue/sst2", "--data", str(sst2)]
+    flags += ["--max-steps", "2", "--criterion", "dense"]
+    for _ in range(2):
+        assert main(["prune", *flags]) == 0
+    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert names == ["glue-sst2-dense-0.8-seed0", "glue-sst2-dense-0.8-seed0-1"]
+
+
+def test_other_alphabets_in_paths(bert: Path, sst2: Path, tmp_path: Path, prune: Prune) -> None:
+    shutil.copytree(bert, tmp_path / "modèle 模型")
+    shutil.copytree(sst2, tmp_path / "данные")
+    folder = prune(
+        "--model", str(tmp_path / "modèle 模型"), data=tmp_path / "данные", output="résultat é/a"
+    )
+    assert _result(folder)["config"]["data"].endswith("данные")
+
+
+# --- what is printed ----------------------------------------------------------------------------
+
+
+def test_what_is_printed(prune: Prune, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = prune("--sparsity", "0.7", "--baseline")
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert re.search(r"trains [\d,]+ of [\d,]+\s+parameters \([\d,]+ frozen\)", out)
+    assert "prunes 16,384 of them, in 12 tensors, to 70% by pins" in " ".join(out.split())
+    assert "12 rows of train held out" in " ".join(out.split())
+    assert re.search(rf"^pins  {STEPS}/{STEPS}  loss \d\.\d+  sparsity 70\.0%$", out, re.M)
+    assert re.search(r"^ +dense +pins +of$", out, re.M)
+    assert re.search(r"^non-zero parameters, prunable +16,384 +4,915 +16,384$", out, re.M)
+    assert re.search(r"^sparsity, model +\S+% +\S+%", out, re.M)
+    assert re.search(r"^dev accuracy +\d\.\d{4} +\d\.\d{4}", out, re.M)
+    assert re.search(r"^weights on disk, MB +0\.1 +0\.1", out, re.M)
+    assert str(folder) in out.splitlines()[-1]
+
+
+def test_on_a_terminal_a_bar_shows_loss_sparsity_and_time_left(
+    bert: Path, sst2: Path, tmp_path: Path
+) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, soft_wrap=True)
+    run(
+        RunConfig(
+            model=str(bert),
+            task="glue/sst2",
+            data=str(sst2),
+            max_steps=STEPS,
+            output=str(tmp_path / "out"),
+        ),
+        console,
+    )
+    assert re.search(r"loss 0\.\d+  sparsity 80\.0%\S* .*\d:\d\d.*left", screen.getvalue())
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+BAD = {
+    "sparsity one": (["--sparsity", "1"], ["1.0", "[0, 1)", "0.9"]),
+    "sparsity negative": (["--sparsity", "-0.1"], ["-0.1", "[0, 1)"]),
+    "sparsity no number": (["--sparsity", "nan"], ["nan", "[0, 1)"]),
+    "begin after end": (["--begin", "0.5", "--end", "0.2"], ["0.5", "0.2", "begin must come"]),
+    "begin is end": (["--begin", "7", "--end", "7"], ["7", "begin must come before end"]),
+    "mixed, begin after end": (["--begin", "0.5", "--end", "3"], ["15", "3", "30 steps"]),
+    "too short for the ramp": (["--begin", "20", "--end", "40"], ["40", "30 steps", "lower end"]),
+    "every": (["--every", "0"], ["every=0", "at least 1"]),
+    "no evidence": (["--begin", "1", "--every", "2"], ["step 2", "step 10", "begin later"]),
+    "criterion": (["--criterion", "pnis"], ["'pnis'", "pins", "known are"]),
+    "task": (["--task", "glue/sts"], ["'glue/sts'", "glue/stsb"]),
+    "model folder": (["--model", "./nowhere"], ["./nowhere", "no folder", "hub name"]),
+    "hub name": (["--model", "no-such-model"], ["no-such-model", "cannot be loaded", "network"]),
+    "pattern": (["--pattern", "square"], ["'square'", "2:4", "4x4"]),
+    "pattern that keeps all": (["--pattern", "4:4"], ["NM(4, 4)", "0 < n < m"]),
+    "pattern that does not divide": (
+        ["--pattern", "2:5", "--sparsity", "0.6"],
+        ["NM(2, 5)", "(32, 32)", "multiple of 5"],
+    ),
+    "blocks that do not divide": (["--pattern", "5x5"], ["Block(5, 5)", "(32, 32)", "divide"]),
+    "pattern of another sparsity": (["--pattern", "2:4"], ["NM(2, 4)", "0.5", "0.8"]),
+    "epochs": (["--epochs", "inf"], ["epochs=inf", "greater than 0"]),
+    "max steps": (["--max-steps", "0"], ["max_steps=0", "greater than 0"]),
+    "batch size": (["--batch-size", "-1"], ["batch_size=-1", "greater than 0"]),
+    "lr": (["--lr", "nan"], ["lr=nan", "greater than 0"]),
+    "warmup": (["--warmup", "1"], ["warmup=1", "[0, 1)"]),
+    "weight decay": (["--weight-decay", "-1"], ["weight_decay=-1", "from 0 on"]),
+    "seed": (["--seed", "-1"], ["seed=-1", "2**32"]),
+    "max length": (["--max-length", "2"], ["max_length=2", "no room", "higher"]),
+    "no data folder": (["--data", "nowhere"], ["nowhere", "--data"]),
+    "settings that are not there": (["--config", "no.yaml"], ["no.yaml", "cannot be read"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_names_value_rule_and_remedy(
+    name: str,
+    bert: Path,
+    sst2: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags, words = BAD[name]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    assert main(_arguments(bert, sst2, tmp_path / "new" / "out", *flags)) == 2
+    _assert_refused(capfd, words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _assert_refused(capfd: pytest.CaptureFixture[str], words: list[str]) -> None:
+    """One line on the error stream, with these words in it."""
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("prunella: ")
+    assert [word for word in words if word not in line] == []
+
+
+@pytest.mark.parametrize(
+    "flags", [["--sparsity", "much"], ["--schedule", "square"], ["--sparsty", "0.5"], ["--config"]]
+)
+def test_malformed_flags(
+    flags: list[str], bert: Path, sst2: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(_arguments(bert, sst2, tmp_path / "out", *flags))
+    assert stop.value.code == 2
+    assert flags[0] in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- sparsity", ["must map settings to values"]),
+        ("just text", ["must map settings to values"]),
+        ("sparsty: 0.5", ["'sparsty'", "known are", "sparsity"]),
+        ("sparsity: [0.5, 0.6]", ["sparsity", "one value"]),
+        ("overwrite: perhaps", ["overwrite", "'perhaps'", "true or false"]),
+        ("a: b: c", ["cannot be read"]),
+    ],
+)
+def test_bad_settings(
+    text: str, words: list[str], prune: Prune, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    assert main(["prune", "--config", str(file), "--output", str(tmp_path / "out")]) == 2
+    _assert_refused(capfd, ["settings.yaml", *words])
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def _write(file: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / file).write_text(text, encoding="utf-8")
+
+
+def _drop(pattern: str) -> Callable[[Path], object]:
+    return lambda folder: [path.unlink() for path in folder.glob(pattern)]
+
+
+def _set(**settings: object) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_drop("dev.tsv"), ["dev.tsv"]),
+        (_write("train.tsv", "sentence\tscore\nfine\t1\n"), ["train.tsv", "label"]),
+        (_write("dev.tsv", "sentence\tlabel\n"), ["dev.tsv", "no rows"]),
+        (_write("dev.tsv", "sentence\tlabel\nfine\t2\n"), ["dev.tsv:2", "'2'", "0", "1"]),
+        (_write("train.tsv", "sentence\tlabel\nfine\t1\n"), ["1 training rows", "10"]),
+        (
+            _write("dev.tsv", f"sentence\tlabel\n{'word1 ' * 100}\t1\n"),
+            ["102 tokens", "64", "--max-length 64"],
+        ),
+    ],
+)
+def test_bad_data(
+    damage: Callable[[Path], object],
+    words: list[str],
+    bert: Path,
+    sst2: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    data = shutil.copytree(sst2, tmp_path / "data")
+    damage(data)
+    assert main(_arguments(bert, data, tmp_path / "out")) == 2
+    _assert_refused(capfd, words)
+    assert list(tmp_path.iterdir()) == [data]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_drop("*"), ["holds no checkpoint", "save_pretrained"]),
+        (_drop("model.safetensors"), ["cannot be loaded", "model.safetensors"]),
+        (_write("model.safetensors", "no weights at all"), ["cannot be loaded", "header"]),
+        (_write("config.json", "[]"), ["cannot be loaded"]),
+        (_drop("tokenizer*"), ["without a tokenizer", "tokenizer.save_pretrained"]),
+        # Transformers would quietly make up the weights that these lack.
+        (_set(num_hidden_layers=3), ["lacks bert.encoder.layer.2", "config.json"]),
+        (_set(hidden_size=64), ["lacks bert.encoder.layer.0", "config.json"]),
+    ],
+)
+def test_bad_checkpoints(
+    damage: Callable[[Path], object],
+    words: list[str],
+    bert: Path,
+    sst2: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    model = shutil.copytree(bert, tmp_path / "model")
+    damage(model)
+    assert main(_arguments(model, sst2, tmp_path / "out")) == 2
+    _assert_refused(capfd, [str(model), *words])
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def test_the_demo_needs_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("prunella.experiments.models.find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    assert main(["prune"]) == 2
+    _assert_refused(capfd, ["not installed", "prunella[demo]", "--model"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_in_use_is_left_alone(
+    prune: Prune, bert: Path, sst2: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = prune("--criterion", "dense")
+    file = tmp_path / "file"
+    file.write_text("precious")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes").write_text("precious")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capfd.readouterr()
+    for model, output, words, flags in [
+        (bert, first, ["already holds a result", "--overwrite"], []),
+        (bert, file, ["is a file", "name a folder"], []),
+        (bert, file / "below", ["cannot be made", "--output"], []),
+        (bert, other, ["no result of a run", "--output"], ["--overwrite"]),
+        (first, first, ["holds the input", "--output"], ["--overwrite"]),
+        (bert, first, ["NM(2, 4)"], ["--overwrite", "--pattern", "2:4"]),
+    ]:
+        assert main(_arguments(model, sst2, output, *flags)) == 2
+        _assert_refused(capfd, words)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_overwrite_replaces_a_result(prune: Prune, tmp_path: Path) -> None:
+    prune("--criterion", "dense")
+    (tmp_path / "out" / "extra").touch()
+    folder = prune("--overwrite")
+    assert _result(folder)["config"]["criterion"] == "pins"
+    assert not (folder / "extra").exists()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+# --- runs that break off ------------------------------------------------------------------------
+
+
+def _loss_breaks_at(
+    step: int, monkeypatch: pytest.MonkeyPatch, broken: Callable[[], torch.Tensor]
+) -> None:
+    compute = transformers.Trainer.compute_loss
+
+    def compute_loss(self: transformers.Trainer, *args: Any, **kwargs: Any) -> Any:
+        return broken() if self.state.global_step == step else compute(self, *args, **kwargs)
+
+    monkeypatch.setattr(transformers.Trainer, "compute_loss", compute_loss)
+
+
+def _interrupt() -> torch.Tensor:
+    raise KeyboardInterrupt
+
+
+def _checkpoint_named(line: str) -> Path:
+    match = re.search(r"last good checkpoint is (.+)$", line)
+    assert match
+    return Path(match[1])
+
+
+def test_a_loss_that_explodes(
+    bert: Path, sst2: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_arguments(bert, sst2, tmp_path / "out", "--lr", "1e30")) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.match(r"prunella: the loss is (nan|inf) at step [1-5];", line)
+    left = _checkpoint_named(line)
+    assert left.is_relative_to(tmp_path / "out.partial")
+    assert AutoTokenizer.from_pretrained(left)("good").input_ids
+    model = AutoModelForSequenceClassification.from_pretrained(left)
+    assert all(torch.isfinite(p).all() and p.abs().max() < 100 for p in model.parameters())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_checkpoint_kept_is_one_that_was_good(
+    prune: Prune,
+    bert: Path,
+    sst2: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = (prune("--criterion", "dense") / "model.safetensors").read_bytes()
+    # Weights are saved every 6 steps; those of step 24 are the ones that give the NaN.
+    _loss_breaks_at(24, monkeypatch, lambda: torch.tensor(float("nan")))
+    capfd.readouterr()
+    assert main(_arguments(bert, sst2, tmp_path / "out", "--overwrite")) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("prunella: the loss is nan at step 24;")
+    left = _checkpoint_named(line)
+    assert left == tmp_path / "out.partial" / "checkpoint-18"
+    assert _zeros(left) > PRUNABLE / 2
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == old
+
+
+def test_nothing_is_kept_where_nothing_was_good(
+    bert: Path,
+    sst2: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _loss_breaks_at(0, monkeypatch, lambda: torch.tensor(float("inf")))
+    assert main(_arguments(bert, sst2, tmp_path / "out")) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "the loss is inf at step 0;" in line and "checkpoint" not in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dense_twin_that_explodes_leaves_the_pruned_model(
+    bert: Path,
+    sst2: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compute = transformers.Trainer.compute_loss
+
+    def compute_loss(self: transformers.Trainer, *args: Any, **kwargs: Any) -> Any:
+        dense = Path(self.args.output_dir).name == "dense"
+        return torch.tensor(float("nan")) if dense else compute(self, *args, **kwargs)
+
+    monkeypatch.setattr(transformers.Trainer, "compute_loss", compute_loss)
+    assert main(_arguments(bert, sst2, tmp_path / "out", "--baseline")) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert _checkpoint_named(line) == tmp_path / "out.partial"
+    assert _zeros(tmp_path / "out.partial") == round(0.8 * PRUNABLE)
+
+
+def test_outputs_that_are_no_numbers(
+    bert: Path,
+    sst2: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predict = transformers.Trainer.predict
+
+    def spoiled(self: transformers.Trainer, rows: Any) -> Any:
+        output = predict(self, rows)
+        output.predictions[3] = np.nan
+        return output
+
+    monkeypatch.setattr(transformers.Trainer, "predict", spoiled)
+    assert main(_arguments(bert, sst2, tmp_path / "out")) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"after step {STEPS - 1}" in line
+    assert _checkpoint_named(line).name == "checkpoint-24"
+
+
+def test_an_interrupted_run_says_what_is_left(
+    bert: Path,
+    sst2: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _loss_breaks_at(13, monkeypatch, _interrupt)
+    assert main(_arguments(bert, sst2, tmp_path / "out")) == 130
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("prunella: stopped; no result was written;")
+    assert _checkpoint_named(line).name == "checkpoint-12"
+
+
+def test_other_commands(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["prone"]) == 2
+    assert "'prone'" in capfd.readouterr().err
+    assert main([]) == 0
+    assert "prunella prune" in capfd.readouterr().out
