@@ -3,7 +3,7 @@ import reference
 import torch
 from loops import same
 
-from prunella import NM, Block, Diverged, Global, PerMatrix, UsageError
+from prunella import NM, Block, Diverged, Element, Global, PerMatrix, UsageError
 from prunella import allocation as room
 
 SPARSITIES = [0.0, 0.001, 0.1, 0.5, 0.75, 0.9, 0.999]
@@ -106,12 +106,22 @@ def test_sparsity_must_be_in_range(sparsity):
 
 
 @pytest.mark.parametrize("scope", [Global, PerMatrix])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_scores_must_be_finite(scope, value):
+@pytest.mark.parametrize("pattern", [Element(), NM(2, 4), Block(4, 8)], ids=repr)
+def test_scores_must_be_numbers(scope, pattern):
+    scores = scores_of("continuous", shapes=((24, 16), (8, 48)))
+    scores["w1"][3, 7] = torch.nan
+    with pytest.raises(Diverged, match="w1 hold NaN"):
+        scope(pattern).masks(scores, 0.5)
+
+
+def test_infinite_scores_are_the_highest_and_lowest():
     scores = scores_of("continuous")
-    scores["w1"][3, 7] = value
-    with pytest.raises(Diverged, match="w1 hold NaN or infinity"):
-        scope().masks(scores, 0.5)
+    scores["w0"][0, :2], scores["w1"][3, 7] = torch.inf, -torch.inf
+    for sparsity in (0.001, 0.5, 0.999):
+        masks = Global().masks(scores, sparsity)
+        assert masks["w0"][0, 0]
+        assert not masks["w1"][3, 7]
+        assert sum(int((~mask).sum()) for mask in masks.values()) == round(sparsity * 808)
 
 
 @pytest.mark.parametrize(
