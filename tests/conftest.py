@@ -19,6 +19,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+# Models here are tiny: a second thread would only be waited for.
+torch.set_num_threads(1)
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 GOOD, BAD = ("good", "fine", "lovely", "warm"), ("bad", "poor", "awful", "cold")
 FILLERS = tuple(f"word{n}" for n in range(290))
