@@ -114,6 +114,14 @@ def test_scores_must_be_numbers(scope, pattern):
         scope(pattern).masks(scores, 0.5)
 
 
+def test_more_scores_of_minus_infinity_than_are_pruned():
+    scores = {"w": torch.randn(40, generator=torch.Generator().manual_seed(0))}
+    scores["w"][3:9] = -torch.inf
+    for sparsity, lost in ((0.0, []), (0.05, [7, 8]), (0.1, [5, 6, 7, 8])):
+        mask = Global().masks(scores, sparsity)["w"]
+        assert (~mask).nonzero().flatten().tolist() == lost
+
+
 def test_infinite_scores_are_the_highest_and_lowest():
     scores = scores_of("continuous")
     scores["w0"][0, :2], scores["w1"][3, 7] = torch.inf, -torch.inf

@@ -193,12 +193,15 @@ def _places(marks: Tensor) -> Tensor:
 
 
 def _bracket(sample: Tensor, fraction: float, margin: float) -> tuple[float, float]:
-    """An interval (low, high] around a quantile, ``margin`` standard errors of its rank wide."""
+    """An interval (low, high] around a quantile, ``margin`` standard errors of its rank wide.
+
+    Without a lower end, low is NaN: nothing compares with it, so not even -inf lies below.
+    """
     n = sample.numel()
     error = margin * (n * fraction * (1 - fraction)) ** 0.5 + 1 if margin < torch.inf else n
     low, high = n * fraction - error, n * fraction + error
     return (
-        sample.kthvalue(int(low)).values.item() if low >= 1 else -torch.inf,
+        sample.kthvalue(int(low)).values.item() if low >= 1 else torch.nan,
         sample.kthvalue(int(high) + 1).values.item() if high < n else torch.inf,
     )
 

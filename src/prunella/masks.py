@@ -84,7 +84,8 @@ def find_prunable(
         chosen = _matching(model, [parameters] if isinstance(parameters, str) else parameters)
     if include_biases:
         biases = {f"{name.removesuffix('weight')}bias" for name in chosen if name in linears}
-        chosen = [n for n, _ in model.named_parameters() if n in biases or n in set(chosen)]
+        wanted = biases.union(chosen)
+        chosen = [name for name, _ in model.named_parameters() if name in wanted]
 
     found: dict[str, Prunable] = {}
     frozen: list[str] = []

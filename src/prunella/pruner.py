@@ -146,7 +146,8 @@ class Pruner:
 
     def detach(self) -> None:
         """Remove all hooks; pruned weights are zero, and what had grown there is gone."""
-        self._hide(self._prunable)
+        if self._hooks:  # a second call leaves what was trained since alone
+            self._zero()
         self._hidden = {}
         for hook in self._hooks:
             hook.remove()
@@ -239,6 +240,7 @@ class Pruner:
         self._pruned = True
         self._zero()
 
+    @torch.no_grad()
     def _zero(self) -> None:
         """Set pruned weights to zero."""
         if self._pruned:
@@ -326,7 +328,8 @@ class Pruner:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the model's and the optimizer's own state.
 
-        Tensors are full, by parameter name, and not copied.
+        Tensors are by parameter name, full and not copied; ``grown`` holds what free weights have
+        at their pruned places alone.
         """
         state = {
             "step": self.step,

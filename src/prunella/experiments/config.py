@@ -11,7 +11,7 @@ import yaml
 
 from prunella.allocation import NM, Block, Element, Global, PerMatrix
 from prunella.criteria import Criterion, Random, named
-from prunella.errors import UsageError
+from prunella.errors import UsageError, unknown
 from prunella.schedules import Constant, Cubic, Linear, OneShot, Schedule
 
 _NOTHING = ("", "~", "null")  # what YAML takes for no value: the default then holds
@@ -184,12 +184,10 @@ def flags(path: Path) -> list[str]:
         raise UsageError(f"the config {path} cannot be read: {reason}") from error
     if not isinstance(settings, dict):
         raise UsageError(f"the config {path} must map settings to values, one a line")
-    unknown = sorted(map(str, set(settings) - set(RunConfig.__dataclass_fields__)))
-    if unknown:
-        raise UsageError(
-            f"the config {path} has the unknown setting {unknown[0]!r}; known are "
-            f"{', '.join(RunConfig.__dataclass_fields__)}"
-        )
+    known = RunConfig.__dataclass_fields__
+    for name in settings:
+        if name not in known:
+            raise UsageError(f"the config {path}: {unknown('setting', str(name), known)}")
     try:
         return [_flag(name, value) for name, value in settings.items() if value not in _NOTHING]
     except UsageError as error:

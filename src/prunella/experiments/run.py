@@ -20,7 +20,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -112,13 +111,14 @@ class Study:
         model, tokenizer = models.load(self.config.model, self.task)
         _freeze(model, self.config)
         bar = ProgressBar(self.console, criterion)
+        dense = criterion == "dense"
         trainer = Trainer(
             model,
             _arguments(self.config, folder, self.config.steps(len(self.train))),
             data_collator=DataCollatorWithPadding(tokenizer),
             train_dataset=self.train,
             processing_class=tokenizer,
-            callbacks=[*_pruning(self.config, criterion), bar],
+            callbacks=[bar] if dense else [PruningCallback(**self.config.pruning()), bar],
         )
         trainer.remove_callback(PrinterCallback)
         # Train is judged on as many of its rows as the holdout has: enough to see over-fitting.
@@ -217,12 +217,6 @@ def _freeze(model: PreTrainedModel, config: RunConfig) -> None:
     if config.freeze_embeddings:
         for name in embedding_names(model):
             model.get_parameter(name).requires_grad_(False)
-
-
-def _pruning(config: RunConfig, criterion: str) -> Iterator[TrainerCallback]:
-    """The pruner, unless the run is dense."""
-    if criterion != "dense":
-        yield PruningCallback(**config.pruning())
 
 
 def _arguments(config: RunConfig, folder: Path, steps: int) -> TrainingArguments:
