@@ -45,7 +45,10 @@ def timed_hooks(model: nn.Module, criterion: str, cycles: int) -> dict[str, Any]
     optimizer.register_step_post_hook(lambda *_: clock.update(after=time.perf_counter()))
     steps = EVERY * (cycles + 2)
     pruner = Pruner(
-        model, optimizer, named(criterion), Cubic(0.9, begin=0, end=2 * steps, every=EVERY)
+        model,
+        optimizer,
+        named(criterion).aimed(0.9),
+        Cubic(0.9, begin=0, end=2 * steps, every=EVERY),
     )
     optimizer.register_step_pre_hook(lambda *_: clock.update(before=time.perf_counter()))
     optimizer.register_step_post_hook(lambda *_: clock.update(end=time.perf_counter()))

@@ -3,11 +3,12 @@
 A criterion that has a NumPy transcription in ``reference`` is held against it as well.
 """
 
+import loops
 import numpy as np
 import pytest
 import reference
 import torch
-from loops import adamw, loss_of, net, pruned, ramp, same, through_a_file, train, weights
+from loops import adamw, loss_of, net, ramp, same, through_a_file, train, weights
 
 from prunella import NM, Block, Cubic, Fisher, Global, PerMatrix, Pruner, UsageError
 from prunella.criteria import CRITERIA
@@ -27,6 +28,12 @@ STEPS = range(40)
 every_criterion = pytest.mark.parametrize("name", CRITERIA)
 
 
+def pruned(name, schedule=None, **options):
+    """A model, its optimizer and a pruner of that name set to the schedule's sparsity."""
+    schedule = schedule or ramp()
+    return loops.pruned(CRITERIA[name]().aimed(schedule.final), schedule, **options)
+
+
 def masks_of(pruner):
     return {name: mask.clone() for name, mask in pruner.masks.items()}
 
@@ -35,7 +42,7 @@ def masks_of(pruner):
 @pytest.mark.parametrize("after", ["freeze", "reselect"])
 @pytest.mark.parametrize("allocation", [Global(), PerMatrix()], ids=["global", "matrix"])
 def test_counts_are_exact_at_every_selection(name, after, allocation):
-    model, optimizer, pruner = pruned(CRITERIA[name](), ramp(after=after), allocation=allocation)
+    model, optimizer, pruner = pruned(name, ramp(after=after), allocation=allocation)
     selections, sparsity = [], 0.0
 
     def check(step):
@@ -59,7 +66,7 @@ def test_counts_are_exact_at_every_selection(name, after, allocation):
 
 @every_criterion
 def test_masks_change_at_selections_only(name):
-    model, optimizer, pruner = pruned(CRITERIA[name]())
+    model, optimizer, pruner = pruned(name)
     history = []
     train(model, optimizer, STEPS, lambda step: history.append(masks_of(pruner)))
     assert all(mask.all() for mask in history[9].values())
@@ -70,7 +77,7 @@ def test_masks_change_at_selections_only(name):
 
 @every_criterion
 def test_pruned_weights_are_zero_wherever_the_model_is_used(name):
-    model, optimizer, pruner = pruned(CRITERIA[name]())
+    model, optimizer, pruner = pruned(name)
     seen = []
 
     def check(module, inputs):
@@ -97,10 +104,10 @@ def test_pruned_weights_are_zero_wherever_the_model_is_used(name):
 
 @every_criterion
 def test_evaluating_and_saving_do_not_disturb_training(name):
-    model, optimizer, _ = pruned(CRITERIA[name]())
+    model, optimizer, _ = pruned(name)
     train(model, optimizer, STEPS)
 
-    disturbed, optimizer, pruner = pruned(CRITERIA[name]())
+    disturbed, optimizer, pruner = pruned(name)
 
     def disturb(step):
         disturbed.eval()
@@ -118,7 +125,7 @@ def test_evaluating_and_saving_do_not_disturb_training(name):
 def test_sparsity_zero_is_the_unpruned_run(name):
     dense = net()
     train(dense, adamw(dense), STEPS)
-    model, optimizer, pruner = pruned(CRITERIA[name](), ramp(0.0))
+    model, optimizer, pruner = pruned(name, ramp(0.0))
     train(model, optimizer, STEPS)
     assert same(weights(model), weights(dense))
     assert pruner.sparsity == 0
@@ -128,17 +135,15 @@ def test_sparsity_zero_is_the_unpruned_run(name):
 @pytest.mark.parametrize("stop", [3, 12, 20, 31, 36])
 def test_resuming_equals_the_uninterrupted_run(name, stop):
     schedule = ramp(after="reselect" if "released" in name else "freeze")
-    model, optimizer, pruner = pruned(CRITERIA[name](), schedule)
+    model, optimizer, pruner = pruned(name, schedule)
     train(model, optimizer, STEPS)
 
-    first, first_optimizer, first_pruner = pruned(CRITERIA[name](), schedule)
+    first, first_optimizer, first_pruner = pruned(name, schedule)
     train(first, first_optimizer, range(stop))
     saved = [first.state_dict(), first_optimizer.state_dict(), first_pruner.state_dict()]
     for order in ((0, 1, 2), (2, 1, 0)):
         states = through_a_file(saved)
-        second, second_optimizer, second_pruner = pruned(
-            CRITERIA[name](), schedule, model=net(seed=7)
-        )
+        second, second_optimizer, second_pruner = pruned(name, schedule, model=net(seed=7))
         for part in order:
             (second, second_optimizer, second_pruner)[part].load_state_dict(states[part])
         train(second, second_optimizer, range(stop, len(STEPS)))
@@ -151,7 +156,7 @@ def test_resuming_equals_the_uninterrupted_run(name, stop):
 def test_same_seed_same_masks(name):
     runs = []
     for _ in range(2):
-        model, optimizer, pruner = pruned(CRITERIA[name]())
+        model, optimizer, pruner = pruned(name)
         train(model, optimizer, STEPS)
         runs.append(masks_of(pruner))
     assert same(*runs)
@@ -159,8 +164,8 @@ def test_same_seed_same_masks(name):
 
 @every_criterion
 def test_selecting_without_evidence_is_refused(name):
-    criterion = CRITERIA[name]()
-    model, optimizer, pruner = pruned(criterion)
+    model, optimizer, pruner = pruned(name)
+    criterion = pruner.criterion
     with pytest.raises(UsageError, match=r"no evidence after 0 steps"):
         pruner.scores()
     train(model, optimizer, range(criterion.evidence + 1))
@@ -176,9 +181,7 @@ def test_selecting_without_evidence_is_refused(name):
 def test_patterns(name):
     for pattern, final in ((NM(2, 4), 0.5), (Block(4, 2), 0.75)):
         for scope in (Global, PerMatrix):
-            model, optimizer, pruner = pruned(
-                CRITERIA[name](), ramp(final), allocation=scope(pattern)
-            )
+            model, optimizer, pruner = pruned(name, ramp(final), allocation=scope(pattern))
             train(model, optimizer, STEPS)
             for mask in pruner.masks.values():
                 if isinstance(pattern, NM):
@@ -199,7 +202,7 @@ def test_tied_frozen_and_gradientless_parameters(name):
     model.head = torch.nn.Linear(8, 3)
     model.idle = torch.nn.ModuleList([torch.nn.Sequential(torch.nn.Linear(4, 4))])  # no gradient
     before = model.blocks[2].up.weight.clone()
-    model, optimizer, pruner = pruned(CRITERIA[name](), model=model)
+    model, optimizer, pruner = pruned(name, model=model)
     assert "blocks.1.up.weight" not in pruner.masks
     assert pruner.frozen == ["blocks.2.up.weight"]
     assert "idle.0.0.weight" in pruner.masks
@@ -213,7 +216,7 @@ def test_tied_frozen_and_gradientless_parameters(name):
 
 @every_criterion
 def test_bfloat16_weights(name):
-    model, optimizer, pruner = pruned(CRITERIA[name](), model=net().bfloat16())
+    model, optimizer, pruner = pruned(name, model=net().bfloat16())
     train(model, optimizer, STEPS)
     lost = sum(int((p == 0).sum()) for n, p in model.named_parameters() if n in pruner.masks)
     assert lost == round(0.7 * 384)
@@ -223,7 +226,7 @@ def test_bfloat16_weights(name):
 
 @every_criterion
 def test_accumulation_counts_optimizer_steps(name):
-    model, optimizer, pruner = pruned(CRITERIA[name]())
+    model, optimizer, pruner = pruned(name)
     for step in STEPS:
         optimizer.zero_grad()
         for micro in range(4):
@@ -241,10 +244,10 @@ def test_steps_a_scaler_skips_do_not_count(name, fused):
     def make(model):
         return adamw(model, fused=fused)
 
-    plain, optimizer, plain_pruner = pruned(CRITERIA[name](), make=make)
+    plain, optimizer, plain_pruner = pruned(name, make=make)
     train(plain, optimizer, STEPS)
 
-    model, optimizer, pruner = pruned(CRITERIA[name](), make=make)
+    model, optimizer, pruner = pruned(name, make=make)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=10**6)
     for step in STEPS:
         if step in (0, 7, 10, 31):
@@ -274,7 +277,7 @@ def test_nesterov_with_foreach_rewrites_gradients(name):
                 model.parameters(), lr=0.05, momentum=0.9, nesterov=True, foreach=foreach
             )
 
-        model, optimizer, pruner = pruned(CRITERIA[name](), make=make, model=net().double())
+        model, optimizer, pruner = pruned(name, make=make, model=net().double())
         train(model, optimizer, STEPS)
         scores.append(pruner.scores())
     for parameter in scores[0]:
@@ -300,7 +303,7 @@ def test_scores_agree_with_the_transcription(name, optimizer_name):
     optimizer.register_step_post_hook(
         lambda *_: after.update({n: p.detach().clone() for n, p in parameters.items()})
     )
-    pruner = Pruner(model, optimizer, CRITERIA[name](), ramp())
+    pruner = Pruner(model, optimizer, CRITERIA[name]().aimed(0.7), ramp())
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, len(STEPS))
     for step in STEPS:
         optimizer.zero_grad()

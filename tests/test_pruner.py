@@ -23,7 +23,7 @@ from prunella import (
     UsageError,
 )
 from prunella.criteria import CRITERIA, named
-from prunella.masks import find_prunable
+from prunella.prunable import find_prunable
 
 PRUNED = [f"blocks.{block}.{layer}.weight" for block in (0, 1) for layer in ("up", "down")]
 

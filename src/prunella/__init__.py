@@ -11,13 +11,16 @@ This module needs torch alone; ``prunella.hf`` knows Transformers.
 
 from prunella.allocation import NM, Block, Element, Global, PerMatrix
 from prunella.criteria import (
+    L0,
     PINS,
     PLATON,
     Criterion,
     Fisher,
     Magnitude,
+    Movement,
     Random,
     Sensitivity,
+    SoftMovement,
     View,
 )
 from prunella.errors import Diverged, UsageError
@@ -27,6 +30,7 @@ from prunella.schedules import Constant, Cubic, Linear, OneShot, Schedule
 __version__ = "0.1.0"
 
 __all__ = [
+    "L0",
     "NM",
     "PINS",
     "PLATON",
@@ -40,12 +44,14 @@ __all__ = [
     "Global",
     "Linear",
     "Magnitude",
+    "Movement",
     "OneShot",
     "PerMatrix",
     "Pruner",
     "Random",
     "Schedule",
     "Sensitivity",
+    "SoftMovement",
     "Summary",
     "UsageError",
     "View",

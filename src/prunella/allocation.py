@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunella.errors import Diverged, UsageError
+from prunella.sharding import gathered, is_sharded, local, shard_group
 
 _STRIDE = 521  # every such score is in the sample; prime, so that it sees all columns
 
@@ -24,6 +26,11 @@ _STRIDE = 521  # every such score is in the sample; prime, so that it sees all c
 @dataclass(frozen=True)
 class Element:
     """Every weight stands alone."""
+
+    @property
+    def within_rows(self) -> bool:
+        """Whether what is kept or pruned as a whole lies in one row, so that rows can be apart."""
+        return True
 
     def check(self, name: str, shape: tuple[int, ...], final: float) -> None:
         """Raise UsageError where the pattern cannot be laid on a tensor or reach a sparsity."""
@@ -47,6 +54,10 @@ class Block(Element):
     def __post_init__(self) -> None:
         if self.h < 1 or self.w < 1:
             raise UsageError(f"Block({self.h}, {self.w}): both sides must be at least 1")
+
+    @property
+    def within_rows(self) -> bool:
+        return self.h == 1
 
     def check(self, name: str, shape: tuple[int, ...], final: float) -> None:
         if len(shape) != 2 or shape[0] % self.h or shape[1] % self.w:
@@ -109,7 +120,8 @@ class Global:
 
         Args:
             scores: name -> [out, in] scores, higher = keep. Each value is asked for a few times
-                and dropped at once, so a mapping that computes them saves their memory.
+                and dropped at once, so a mapping that computes them saves their memory. Of a
+                sharded one (DTensor, cut along its rows) the mask is this process's part.
             sparsity: fraction to remove, in [0, 1].
 
         Raises:
@@ -143,44 +155,82 @@ def _select(scores: Mapping[str, Tensor], pattern: Element, sparsity: float) -> 
 
     A sample guesses an interval that holds the cut. One pass compares everything with the
     interval and gathers only what lies inside, which is then ranked exactly. A wrong guess is
-    noticed by the counts and widened.
+    noticed by the counts and widened. Of sharded scores every process passes over its own rows;
+    only the sample and what lies inside the interval travels.
     """
-    sample, total = _sample(scores, pattern)
+    group = None
+    samples: dict[str, Tensor] = {}
+    sizes: dict[str, Tensor] = {}
+    shards = set()
+    for name in scores:
+        score = scores[name]
+        if is_sharded(score):
+            shards.add(name)
+            group = shard_group(score)
+        units = pattern.units(local(score)).flatten()
+        samples[name] = _wide(units[::_STRIDE])
+        sizes[name] = torch.tensor([units.numel()], device=units.device)
+    total = _sum(_gather(sizes, shards, group))
+    sample = torch.cat(_flat(_gather(samples, shards, group)))
     prune = round(sparsity * total)
     for margin in (3.0, 30.0, torch.inf):
         low, high = _bracket(sample, prune / total, margin)
         masks: dict[str, Tensor] = {}
         places: dict[str, Tensor] = {}
         values: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
         for name in scores:
-            units = pattern.units(scores[name])
+            units = pattern.units(local(scores[name]))
             masks[name] = (units <= low).logical_not_()  # NaN is kept here, and so comes inside
             # As bytes: torch subtracts them faster than it combines bools.
             inside = masks[name].view(torch.uint8) - (units > high).view(torch.uint8)
             places[name] = _places(inside.flatten())
             values[name] = _wide(units.flatten()[places[name]])
-            if values[name].isnan().any():
+            kept[name] = masks[name].count_nonzero().view(1)
+        candidates = _gather(values, shards, group)
+        for name, parts in candidates.items():
+            if any(part.isnan().any() for part in parts):
                 raise Diverged(f"the scores of {name} hold NaN")
-        below = total - sum(int(mask.count_nonzero()) for mask in masks.values())
-        candidates = torch.cat(list(values.values()))
-        if below <= prune <= below + candidates.numel():
+        below = total - _sum(_gather(kept, shards, group))
+        if below <= prune <= below + sum(part.numel() for part in _flat(candidates)):
             break
-    doomed = _lowest(candidates, prune - below).split([v.numel() for v in values.values()])
-    for name, lost in zip(scores, doomed, strict=True):
+    parts = _flat(candidates)
+    lost = _lowest(torch.cat(parts), prune - below).split([part.numel() for part in parts])
+    here = 0 if group is None else torch.distributed.get_rank(group)
+    first = 0
+    for name, parts in candidates.items():
         mask = masks[name].flatten()
-        mask[places[name][lost]] = False
+        mask[places[name][lost[first + (here if name in shards else 0)]]] = False
         masks[name] = mask.view_as(masks[name])
+        first += len(parts)
     return masks
 
 
-def _sample(scores: Mapping[str, Tensor], pattern: Element) -> tuple[Tensor, int]:
-    """The scores of units at regular places, and the number of all units."""
-    samples, total = [], 0
-    for values in scores.values():
-        units = pattern.units(values).flatten()
-        total += units.numel()
-        samples.append(_wide(units[::_STRIDE]))
-    return torch.cat(samples), total
+def _gather(vectors: Mapping[str, Tensor], shards: set[str], group: Any) -> dict[str, list[Tensor]]:
+    """Of each matrix the vectors that belong to it: one from every process where it is sharded."""
+    if group is None:
+        return {name: [vector] for name, vector in vectors.items()}
+    cut = [name for name in vectors if name in shards]
+    mine = [vectors[name] for name in cut]
+    lengths = torch.tensor([vector.numel() for vector in mine], device=mine[0].device)
+    ranks = [
+        dict(zip(cut, every.split(counts.tolist()), strict=True))
+        for every, counts in zip(
+            gathered(torch.cat(mine), group), gathered(lengths, group), strict=True
+        )
+    ]
+    return {
+        name: [parts[name] for parts in ranks] if name in shards else [vector]
+        for name, vector in vectors.items()
+    }
+
+
+def _flat(parts: Mapping[str, list[Tensor]]) -> list[Tensor]:
+    return [part for of_one in parts.values() for part in of_one]
+
+
+def _sum(counts: Mapping[str, list[Tensor]]) -> int:
+    return int(torch.cat(_flat(counts)).sum())
 
 
 def _places(marks: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from prunella.errors import Diverged, UsageError
 from prunella.experiments.config import RunConfig, flags
-from prunella.masks import SCOPES
+from prunella.prunable import SCOPES
 
 USAGE = """usage: prunella prune [flags]
 

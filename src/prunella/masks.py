@@ -1,198 +1,96 @@
-"""Which parameters may be pruned, and what is left of a model: its prunable matrices and counts."""
+"""What lies over a model's weights, and the weights beneath it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from weakref import ref
 
+import torch
 from torch import Tensor, nn
 
-from prunella.errors import UsageError
+from prunella.prunable import Prunable
+from prunella.sharding import local
 
-SCOPES = ("prunable", "backbone", "model")
 
+class Covers:
+    """Covers laid over weights; what a weight is beneath is set aside until the cover is lifted.
 
-@dataclass(frozen=True)
-class Prunable:
-    """One parameter that may be pruned, found anew through its module at every look.
-
-    Args:
-        module: the module that holds it (sharding may swap the parameter, never its holder).
-        attribute: its name in the module.
-        transposed: whether it is stored [in, out], as in GPT-2's Conv1D.
+    A cover is a bool mask (False = pruned), or a gate, a number for every weight. Of a masked
+    weight only what the mask hides is set aside.
     """
 
-    module: nn.Module
-    attribute: str
-    transposed: bool
+    def __init__(self, prunable: Mapping[str, Prunable]):
+        self._prunable = prunable
+        self._worn: dict[str, tuple[str, Tensor | None]] = {}  # the kind of cover, and its mask
+        self._aside: dict[str, Tensor] = {}
 
-    @property
-    def parameter(self) -> nn.Parameter:
-        return getattr(self.module, self.attribute)
+    @torch.no_grad()
+    def lay(self, name: str, kind: str, make: Callable[[], Tensor]) -> None:
+        """Lay a cover over a weight in place of the one it may have.
 
-    def oriented(self, tensor: Tensor) -> Tensor:
-        """A tensor of the parameter's shape as [out, in], or back: a view."""
-        return tensor.t() if self.transposed else tensor
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own module inside torch.compile and (distributed) data-parallel wrappers."""
-    while True:
-        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
+        A cover of the kind that is worn already stays; a mask is applied once more, to what may
+        have been loaded into the model since.
+        """
+        weight = local(self._prunable[name].parameter)
+        if name in self._worn and self._worn[name][0] == kind:
+            mask = self._worn[name][1]
+            if mask is not None:
+                weight.mul_(mask)
+            return
+        self.lift(name)
+        cover = make()
+        if cover.dtype == torch.bool:
+            self._worn[name], self._aside[name] = (kind, cover), weight[~cover]
         else:
-            return model
+            self._worn[name], self._aside[name] = (kind, None), weight.clone()
+        weight.mul_(cover)
+
+    @torch.no_grad()
+    def lift(self, name: str) -> None:
+        """Give a weight back what it is beneath its cover."""
+        if name not in self._worn:
+            return
+        weight = local(self._prunable[name].parameter)
+        (_, mask), values = self._worn.pop(name), self._aside.pop(name)
+        if mask is None:
+            weight.copy_(values)
+        else:
+            weight.masked_scatter_(~mask, values)
+
+    def drop(self) -> None:
+        """Forget what is beneath the covers: the weights are what the model shows."""
+        self._worn, self._aside = {}, {}
+
+    def beneath(self, name: str) -> Tensor:
+        """All of a weight as it is beneath its cover (a new tensor)."""
+        weight = local(self._prunable[name].parameter).detach().clone()
+        if name not in self._worn:
+            return weight
+        mask, values = self._worn[name][1], self._aside[name]
+        return values.clone() if mask is None else weight.masked_scatter_(~mask, values)
+
+    def restore(self, name: str, kind: str, mask: Tensor | None, beneath: Tensor) -> None:
+        """Take up a saved state: the model shows, or is going to be given, covered weights."""
+        self._worn[name] = (kind, mask)
+        self._aside[name] = beneath.clone() if mask is None else beneath[~mask]
 
 
-def find_prunable(
-    model: nn.Module, parameters: Sequence[str] | None = None, include_biases: bool = False
-) -> tuple[dict[str, Prunable], list[str]]:
-    """The parameters a pruner may touch, by name, and the names of frozen ones left out.
+class Watch:
+    """A hook that calls a pruner as long as there is one, and is without effect in a copy.
 
-    By default the weight of every ``nn.Linear`` and ``Conv1D`` inside the model's repeated blocks;
-    in a model without such blocks, of every one. A weight that is also used elsewhere, as an
-    embedding or an output layer, is left alone; one that several blocks share is listed once.
-
-    Args:
-        model: any module.
-        parameters: instead of the default, names or ``fnmatch`` patterns of matrices.
-        include_biases: take the biases of the chosen linears too.
-
-    Raises:
-        UsageError: a pattern matches no matrix, or nothing is left to prune.
-    """
-    owners: dict[int, list[str]] = {}  # every place a parameter is used in
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
-    linears = {
-        f"{prefix}.weight".lstrip("."): module
-        for prefix, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, nn.Linear) or is_conv1d(module)
-    }
-    if parameters is None:
-        blocks = [f"{block}." for block in _blocks(model)] or [""]
-        inside = {name for name in linears if name.startswith(tuple(blocks))}
-        chosen = [
-            name
-            for name, parameter in model.named_parameters()
-            if name in inside and inside.issuperset(owners[id(parameter)])
-        ]
-    else:
-        chosen = _matching(model, [parameters] if isinstance(parameters, str) else parameters)
-    if include_biases:
-        biases = {f"{name.removesuffix('weight')}bias" for name in chosen if name in linears}
-        wanted = biases.union(chosen)
-        chosen = [name for name, _ in model.named_parameters() if name in wanted]
-
-    found: dict[str, Prunable] = {}
-    frozen: list[str] = []
-    for name in chosen:
-        prefix, _, attribute = name.rpartition(".")
-        module = model.get_submodule(prefix)
-        prunable = Prunable(module, attribute, is_conv1d(module) and attribute == "weight")
-        if not prunable.parameter.requires_grad:
-            frozen.append(name)
-        elif prunable.parameter.numel():
-            found[name] = prunable
-    if not found:
-        raise UsageError(
-            f"{type(model).__name__} has no prunable parameters"
-            + (f" that are trained ({len(frozen)} are frozen)" if frozen else "")
-            + "; by default these are the linear layers' weights in its repeated blocks: name "
-            "others with parameters=[...]"
-        )
-    return found, frozen
-
-
-def is_conv1d(module: nn.Module) -> bool:
-    """Whether this is Transformers' linear layer with a transposed weight, not imported here."""
-    kind = type(module)
-    return kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
-
-
-def _blocks(model: nn.Module) -> Iterator[str]:
-    """Names of the repeated blocks: composite modules in a list, or equal ones in a sequence."""
-    for prefix, module in model.named_modules():
-        blocks = {n: c for n, c in module.named_children() if next(c.children(), None) is not None}
-        if isinstance(module, nn.Sequential | nn.ModuleDict):
-            kinds = [type(block) for block in blocks.values()]
-            blocks = {n: block for n, block in blocks.items() if kinds.count(type(block)) > 1}
-        elif not isinstance(module, nn.ModuleList):
-            continue
-        yield from (f"{prefix}.{name}".lstrip(".") for name in blocks)
-
-
-def _matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    matrices = [name for name, p in model.named_parameters() if p.ndim == 2]
-    idle = [p for p in patterns if not any(fnmatchcase(name, p) for name in matrices)]
-    if idle:
-        raise UsageError(
-            f"parameters: {', '.join(map(repr, idle))} match no matrix of {type(model).__name__}; "
-            f"its matrices are named like {matrices[0]!r} and {matrices[-1]!r}"
-            if matrices
-            else f"{type(model).__name__} has no matrices at all"
-        )
-    return [name for name in matrices if any(fnmatchcase(name, p) for p in patterns)]
-
-
-def embedding_names(model: nn.Module) -> list[str]:
-    """Names of the parameters that look-up tables hold."""
-    ids = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    return [name for name, parameter in model.named_parameters() if id(parameter) in ids]
-
-
-@dataclass(frozen=True)
-class Scopes:
-    """The three sets of parameter names in which sparsity is stated.
-
-    ``prunable``: what the pruner may touch. ``backbone``: the model without look-up tables and
-    task head. ``model``: everything. A shared parameter is in each once.
+    So that copying or pickling a model does not take its pruner and optimizer along.
     """
 
-    prunable: frozenset[str]
-    backbone: frozenset[str]
-    model: frozenset[str]
+    def __init__(self, act: Callable[..., None] | None, names: Iterable[str] = ()):
+        self._owner = None if act is None else ref(act.__self__)  # type: ignore[attr-defined]
+        self._method = None if act is None else act.__name__
+        self._names = list(names)
 
-    @classmethod
-    def of(cls, model: nn.Module, prunable: Mapping[str, object]) -> Scopes:
-        """The scopes of a model; in Transformers' models the backbone is their ``base_model``."""
-        every = {name: id(parameter) for name, parameter in model.named_parameters()}
-        base = {id(parameter) for parameter in getattr(model, "base_model", model).parameters()}
-        output = getattr(model, "get_output_embeddings", lambda: None)()
-        head = {id(parameter) for parameter in output.parameters()} if output is not None else set()
-        tables = set(embedding_names(model))
-        return cls(
-            frozenset(prunable),
-            frozenset(n for n, i in every.items() if i in base - head and n not in tables),
-            frozenset(every),
-        )
+    def __call__(self, module: nn.Module, *_: Any) -> None:
+        owner = None if self._owner is None else self._owner()
+        if owner is not None and self._method is not None:
+            getattr(owner, self._method)(self._names, module)
 
-    def count(self, tensors: Mapping[str, Tensor]) -> dict[str, Count]:
-        """Weights and non-zero weights in each scope, counted in the tensors given."""
-        counts = {
-            name: Count(int(tensors[name].count_nonzero()), tensors[name].numel())
-            for name in self.model
-        }
-        return {
-            scope: Count(
-                sum(counts[name].nonzero for name in getattr(self, scope)),
-                sum(counts[name].total for name in getattr(self, scope)),
-            )
-            for scope in SCOPES
-        }
-
-
-@dataclass(frozen=True)
-class Count:
-    """How many weights there are, and how many are not zero."""
-
-    nonzero: int
-    total: int
-
-    @property
-    def sparsity(self) -> float:
-        """Fraction that is zero; 0 where there are no weights."""
-        return 1 - self.nonzero / self.total if self.total else 0.0
+    def __reduce__(self) -> tuple[type[Watch], tuple[None]]:
+        return Watch, (None,)

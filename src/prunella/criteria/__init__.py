@@ -8,18 +8,22 @@ from functools import partial
 from prunella.criteria.base import Criterion, View
 from prunella.criteria.curvature import Fisher
 from prunella.criteria.gradient import PINS, PLATON, Sensitivity
+from prunella.criteria.learned import L0, Movement, SoftMovement
 from prunella.criteria.weight import Magnitude, Random
 from prunella.errors import UsageError, unknown
 
 __all__ = [
     "CRITERIA",
+    "L0",
     "PINS",
     "PLATON",
     "Criterion",
     "Fisher",
     "Magnitude",
+    "Movement",
     "Random",
     "Sensitivity",
+    "SoftMovement",
     "View",
     "named",
 ]
@@ -35,6 +39,9 @@ CRITERIA: dict[str, Callable[[], Criterion]] = {
     "pins-signed": partial(PINS, signed=True),
     "pins-sgd": partial(PINS, update="sgd"),
     "pins-released": PINS.released,
+    "movement": Movement,
+    "soft-movement": SoftMovement,
+    "l0": L0,
 }
 
 

@@ -8,11 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+
+from prunella.sharding import part_of
 
 
 @dataclass
 class View:
     """One parameter as a criterion sees it around one optimizer step.
+
+    Where parameters are sharded over processes, all tensors are this process's part.
 
     Args:
         name: the parameter's name in the model.
@@ -23,6 +28,10 @@ class View:
         state: the criterion's own tensors, as made by ``init``.
         group: the optimizer's parameter group that it belongs to; to be read only.
         optimizer_state: what the optimizer keeps for the parameter; to be read only.
+        gate: what ``Criterion.gate`` multiplied the weight by in this step's forward, if anything.
+        progress: how far the schedule has come from no sparsity to its final one, in [0, 1].
+        tensors: how many parameters are pruned.
+        layout: the parameter as the model holds it.
     """
 
     name: str
@@ -32,6 +41,19 @@ class View:
     state: dict[str, Tensor]
     group: Mapping[str, Any] = field(default_factory=dict)
     optimizer_state: Mapping[str, Any] = field(default_factory=dict)
+    gate: Tensor | None = None
+    progress: float = 0.0
+    tensors: int = 1
+    layout: Tensor | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the whole parameter."""
+        return (self.weight if self.layout is None else self.layout).shape
+
+    def part_of(self, whole: Tensor) -> Tensor:
+        """The part of a tensor of this shape that belongs to ``weight``."""
+        return whole if self.layout is None else part_of(whole, self.layout)
 
     @property
     def lr(self) -> float:
@@ -52,6 +74,11 @@ class Criterion:
     A method needs ``score`` alone. One that gathers evidence over time also says what it keeps
     (``init``) and reads the gradient before or after the optimizer's update. Everything else, the
     loop, the masks and the checkpoints, lives in ``Pruner``.
+
+    One that learns its scores beside the weights keeps them as ``"score"`` in its state and has a
+    ``learner`` and a ``gradient``. Its pruned weights usually lie ``dormant``. Where it prunes by
+    something else than the schedule's sparsity, ``outcome`` gives its masks, and where a weight is
+    not just kept or pruned, ``gate`` what it is multiplied by.
     """
 
     def __repr__(self) -> str:
@@ -60,10 +87,23 @@ class Criterion:
     hold: bool = True
     """Whether pruned weights stay zero between two selections, or grow freely as released."""
 
+    dormant: bool = False
+    """Whether a pruned weight keeps its value beneath the mask and can come back with it."""
+
+    gated: bool = False
+    """Whether the model multiplies its weights by ``gate``."""
+
+    target: float | None = None
+    """The sparsity that the method is set to reach, where that is a setting of its own."""
+
     @property
     def evidence(self) -> int:
         """The first step after which a score rests on anything."""
         return 0
+
+    def aimed(self, sparsity: float) -> Criterion:
+        """The same method, set to reach a sparsity where it would not by itself."""
+        return self
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         """The state to keep for a parameter: named tensors of the parameter's shape."""
@@ -77,6 +117,26 @@ class Criterion:
 
     def score(self, view: View) -> Tensor:
         """Scores of the parameter's shape, from θ̂ and the state; all zero means no evidence."""
+        raise NotImplementedError
+
+    def learner(self, groups: list[dict[str, Any]]) -> Optimizer | None:
+        """The optimizer of the scores; its learning rate follows the weights' multiplier.
+
+        Args:
+            groups: the scores of each of the weights' parameter groups.
+        """
+        return None
+
+    def gradient(self, view: View) -> Tensor | None:
+        """∂loss/∂score, where the weight is the one beneath the mask."""
+        return None
+
+    def outcome(self, score: Tensor, progress: float) -> Tensor | None:
+        """The mask of one whole parameter where sparsity is an outcome; None where it is asked."""
+        return None
+
+    def gate(self, view: View, training: bool) -> Tensor:
+        """What the weight is multiplied by at this step, in training or in evaluation mode."""
         raise NotImplementedError
 
 

@@ -28,7 +28,8 @@ class Random(Criterion):
         # Drawn on the CPU and from the name, so that devices, ranks and resumed runs agree.
         seed = crc32(f"{self.seed} {view.name}".encode())
         generator = torch.Generator().manual_seed(seed)
-        return torch.rand(view.weight.shape, generator=generator).to(view.weight.device)
+        noise = torch.rand(view.shape, generator=generator)
+        return view.part_of(noise.to(view.weight.device))
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ class RunConfig:
 
     criterion: str = "pins"
     """What a weight is worth: random, magnitude, sensitivity, fisher,
-    platon, platon-released, pins, pins-signed, pins-sgd, pins-released.
+    platon, platon-released, pins, pins-signed, pins-sgd, pins-released,
+    movement, soft-movement, l0.
     "dense" prunes nothing under the same budget."""
 
     sparsity: float = 0.8
@@ -72,6 +73,10 @@ class RunConfig:
     hold: bool | None = None
     """Keep pruned weights at zero between selections, or let them grow.
     By default as the criterion says."""
+
+    score_lr: float | None = None
+    """Highest learning rate of the scores of movement, soft-movement and l0;
+    by default 0.01, and 0.1 for l0."""
 
     include_biases: bool = False
     """Prune the biases of the pruned layers too."""
@@ -144,7 +149,11 @@ class RunConfig:
 
     def _criterion(self) -> Criterion:
         """The criterion, with its default settings; ``random`` takes the run's seed."""
-        return Random(self.seed) if self.criterion == "random" else named(self.criterion)
+        return (
+            Random(self.seed)
+            if self.criterion == "random"
+            else named(self.criterion).aimed(self.sparsity)
+        )
 
     def _schedule(self) -> Schedule:
         moving = self.criterion.endswith("-released") and self.schedule != "oneshot"

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from prunella.errors import UsageError
-from prunella.masks import find_prunable
+from prunella.prunable import find_prunable
 from prunella.tasks import Task
 
 

@@ -31,7 +31,7 @@ from prunella.experiments.config import RunConfig
 from prunella.experiments.environment import environment
 from prunella.experiments.progress import ProgressBar
 from prunella.hf import PruningCallback, Trainer
-from prunella.masks import SCOPES, Scopes, embedding_names, find_prunable
+from prunella.prunable import SCOPES, Scopes, embedding_names, find_prunable
 from prunella.pruner import Pruner
 from prunella.tasks import Task
 

@@ -1,0 +1,63 @@
+"""The optimizer of learned scores, which rides along with the weights' own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from prunella.criteria.base import Criterion
+
+
+class ScoreLearner:
+    """Steps a criterion's scores at the learning rate that the weights' schedule makes of theirs.
+
+    The multiplier of a weight's group is its learning rate over ``initial_lr``, which torch's
+    schedulers note there; without such a note, over the highest one seen so far.
+
+    Args:
+        criterion: whose ``learner`` the optimizer is.
+        scores: the scores by parameter name.
+        group: the index of the weights' parameter group, by parameter name.
+    """
+
+    def __init__(self, criterion: Criterion, scores: dict[str, Tensor], group: dict[str, int]):
+        self._scores = scores
+        self._group = group
+        self._highest = dict.fromkeys(sorted(set(group.values())), 0.0)
+        optimizer = criterion.learner(
+            [{"params": [scores[n] for n in group if group[n] == index]} for index in self._highest]
+        )
+        assert optimizer is not None
+        self._optimizer = optimizer
+
+    def step(
+        self, gradients: Mapping[str, Tensor | None], weights: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Step on ∂loss/∂score, with the learning rates of the weights' parameter groups."""
+        for name, gradient in gradients.items():
+            self._scores[name].grad = gradient
+        for ours, index in zip(self._optimizer.param_groups, self._highest, strict=True):
+            lr = float(weights[index]["lr"])
+            initial = float(weights[index].get("initial_lr", 0.0))
+            highest = self._highest[index] = initial or max(lr, self._highest[index])
+            ours["lr"] = self._optimizer.defaults["lr"] * (lr / highest if highest else 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """By parameter name the optimizer's tensors, and the highest learning rate seen."""
+        return {
+            name: {"highest_lr": self._highest[self._group[name]]}
+            | dict(self._optimizer.state.get(score, {}))
+            for name, score in self._scores.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take up a saved state; the tensors are taken as they are, not copied."""
+        for name, score in self._scores.items():
+            tensors = dict(state[name])
+            self._highest[self._group[name]] = tensors.pop("highest_lr")
+            if tensors:
+                self._optimizer.state[score] = tensors

@@ -1,0 +1,217 @@
+"""Which parameters may be pruned, and what is left of a model: its prunable matrices and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from prunella.errors import UsageError
+from prunella.sharding import nonzeros
+
+SCOPES = ("prunable", "backbone", "model")
+
+
+@dataclass(frozen=True)
+class Prunable:
+    """One parameter that may be pruned, found anew through its module at every look.
+
+    Args:
+        module: the module that holds it (sharding may swap the parameter, never its holder).
+        attribute: its name in the module.
+        transposed: whether it is stored [in, out], as in GPT-2's Conv1D.
+    """
+
+    module: nn.Module
+    attribute: str
+    transposed: bool
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        return getattr(self.module, self.attribute)
+
+    def oriented(self, tensor: Tensor) -> Tensor:
+        """A tensor of the parameter's shape as [out, in], or back: a view."""
+        return tensor.t() if self.transposed else tensor
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's own module inside torch.compile and (distributed) data-parallel wrappers."""
+    while True:
+        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def named_parameters(
+    model: nn.Module, remove_duplicate: bool = True
+) -> Iterator[tuple[str, nn.Parameter]]:
+    """The model's parameters by the names they have without wrappers around its parts."""
+    for name, parameter in model.named_parameters(remove_duplicate=remove_duplicate):
+        yield _plain(name), parameter
+
+
+def _plain(name: str) -> str:
+    for wrapper in ("_orig_mod.", "_checkpoint_wrapped_module."):
+        name = name.replace(wrapper, "")
+    return name
+
+
+def find_prunable(
+    model: nn.Module, parameters: Sequence[str] | None = None, include_biases: bool = False
+) -> tuple[dict[str, Prunable], list[str]]:
+    """The parameters a pruner may touch, by name, and the names of frozen ones left out.
+
+    By default the weight of every ``nn.Linear`` and ``Conv1D`` inside the model's repeated blocks;
+    in a model without such blocks, of every one. A weight that is also used elsewhere, as an
+    embedding or an output layer, is left alone; one that several blocks share is listed once.
+
+    Args:
+        model: any module.
+        parameters: instead of the default, names or ``fnmatch`` patterns of matrices.
+        include_biases: take the biases of the chosen linears too.
+
+    Raises:
+        UsageError: a pattern matches no matrix, or nothing is left to prune.
+    """
+    owners: dict[int, list[str]] = {}  # every place a parameter is used in
+    for name, parameter in named_parameters(model, remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    holders = {
+        _plain(f"{n}.").strip("."): m for n, m in model.named_modules(remove_duplicate=False)
+    }
+    linears = {
+        f"{prefix}.weight".lstrip("."): module
+        for prefix, module in holders.items()
+        if isinstance(module, nn.Linear) or is_conv1d(module)
+    }
+    if parameters is None:
+        blocks = [f"{block}." for block in _blocks(model)] or [""]
+        inside = {name for name in linears if name.startswith(tuple(blocks))}
+        chosen = [
+            name
+            for name, parameter in named_parameters(model)
+            if name in inside and inside.issuperset(owners[id(parameter)])
+        ]
+    else:
+        chosen = _matching(model, [parameters] if isinstance(parameters, str) else parameters)
+    if include_biases:
+        biases = {f"{name.removesuffix('weight')}bias" for name in chosen if name in linears}
+        wanted = biases.union(chosen)
+        chosen = [name for name, _ in named_parameters(model) if name in wanted]
+
+    found: dict[str, Prunable] = {}
+    frozen: list[str] = []
+    for name in chosen:
+        prefix, _, attribute = name.rpartition(".")
+        module = holders[prefix]
+        prunable = Prunable(module, attribute, is_conv1d(module) and attribute == "weight")
+        if not prunable.parameter.requires_grad:
+            frozen.append(name)
+        elif prunable.parameter.numel():
+            found[name] = prunable
+    if not found:
+        raise UsageError(
+            f"{type(model).__name__} has no prunable parameters"
+            + (f" that are trained ({len(frozen)} are frozen)" if frozen else "")
+            + "; by default these are the linear layers' weights in its repeated blocks: name "
+            "others with parameters=[...]"
+        )
+    return found, frozen
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether this is Transformers' linear layer with a transposed weight, not imported here."""
+    return any(
+        kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
+        for kind in type(module).__mro__  # fully_shard makes a subclass
+    )
+
+
+def _blocks(model: nn.Module) -> Iterator[str]:
+    """Names of the repeated blocks: composite modules in a list, or equal ones in a sequence."""
+    for prefix, module in model.named_modules():
+        blocks = {n: c for n, c in module.named_children() if next(c.children(), None) is not None}
+        if isinstance(module, nn.Sequential | nn.ModuleDict):
+            kinds = [type(block) for block in blocks.values()]
+            blocks = {n: block for n, block in blocks.items() if kinds.count(type(block)) > 1}
+        elif not isinstance(module, nn.ModuleList):
+            continue
+        yield from (_plain(f"{prefix}.{name}".lstrip(".")) for name in blocks)
+
+
+def _matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    matrices = [name for name, p in named_parameters(model) if p.ndim == 2]
+    idle = [p for p in patterns if not any(fnmatchcase(name, p) for name in matrices)]
+    if idle:
+        raise UsageError(
+            f"parameters: {', '.join(map(repr, idle))} match no matrix of {type(model).__name__}; "
+            f"its matrices are named like {matrices[0]!r} and {matrices[-1]!r}"
+            if matrices
+            else f"{type(model).__name__} has no matrices at all"
+        )
+    return [name for name in matrices if any(fnmatchcase(name, p) for p in patterns)]
+
+
+def embedding_names(model: nn.Module) -> list[str]:
+    """Names of the parameters that look-up tables hold."""
+    ids = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return [name for name, parameter in named_parameters(model) if id(parameter) in ids]
+
+
+@dataclass(frozen=True)
+class Scopes:
+    """The three sets of parameter names in which sparsity is stated.
+
+    ``prunable``: what the pruner may touch. ``backbone``: the model without look-up tables and
+    task head. ``model``: everything. A shared parameter is in each once.
+    """
+
+    prunable: frozenset[str]
+    backbone: frozenset[str]
+    model: frozenset[str]
+
+    @classmethod
+    def of(cls, model: nn.Module, prunable: Mapping[str, object]) -> Scopes:
+        """The scopes of a model; in Transformers' models the backbone is their ``base_model``."""
+        every = {name: id(parameter) for name, parameter in named_parameters(model)}
+        base = {id(parameter) for parameter in getattr(model, "base_model", model).parameters()}
+        output = getattr(model, "get_output_embeddings", lambda: None)()
+        head = {id(parameter) for parameter in output.parameters()} if output is not None else set()
+        tables = set(embedding_names(model))
+        return cls(
+            frozenset(prunable),
+            frozenset(n for n, i in every.items() if i in base - head and n not in tables),
+            frozenset(every),
+        )
+
+    def count(self, tensors: Mapping[str, Tensor]) -> dict[str, Count]:
+        """Weights and non-zero weights in each scope, counted in the tensors given."""
+        counts = {
+            name: Count(nonzeros(tensors[name]), tensors[name].numel()) for name in self.model
+        }
+        return {
+            scope: Count(
+                sum(counts[name].nonzero for name in getattr(self, scope)),
+                sum(counts[name].total for name in getattr(self, scope)),
+            )
+            for scope in SCOPES
+        }
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many weights there are, and how many are not zero."""
+
+    nonzero: int
+    total: int
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction that is zero; 0 where there are no weights."""
+        return 1 - self.nonzero / self.total if self.total else 0.0

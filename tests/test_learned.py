@@ -1,0 +1,257 @@
+"""Movement pruning and its relatives: recordings, a twin with masked layers, targets, gates."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from loops import loss_of, net
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from prunella import L0, Constant, Cubic, Movement, Pruner, SoftMovement
+
+FOLDER = Path(
+    os.environ.get("PRUNELLA_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden")
+)
+
+# --- recordings of the released implementation --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recorded(Cubic):
+    """The recorded thresholds, as the sparsity after each step."""
+
+    values: tuple[float, ...] = ()
+
+    def sparsity(self, step):
+        return self.values[min(step + 1, len(self.values) - 1)]
+
+    def updates(self, step):
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantPenalty(SoftMovement):
+    """The recordings' penalty does not grow with the threshold."""
+
+    def gradient(self, view):
+        view.progress = 1.0
+        return super().gradient(view)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Injected(L0):
+    """L0 with recorded noise."""
+
+    noise: object = None
+
+    def uniform(self, view):
+        return torch.from_numpy(self.noise[view.step]).clamp(1e-4, 1 - 1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("method", ["movement_hard", "movement_soft", "l0"])
+def test_recordings_are_reproduced(method, optimizer):
+    path = FOLDER / f"{method}_{optimizer}.npz"
+    if not path.exists():
+        pytest.skip("no golden recordings here; set PRUNELLA_GOLDEN")
+    data = np.load(path)
+    thresholds = data["step/threshold"].tolist()
+    settings = {"lr": 1.0 if optimizer == "sgd" else 1e-2, "optimizer": optimizer}
+    if method == "movement_hard":
+        criterion = Movement(**settings)
+        kept = [int(t * 120) for t in thresholds]  # released: int(), where ours rounds
+        schedule = Recorded(0.8, 0, 1000, values=tuple(1 - k / 120 for k in kept))
+    elif method == "movement_soft":
+        criterion = ConstantPenalty(threshold=0.1, penalty=2.0, **settings)
+        schedule = Recorded(0.8, 0, 1000, values=tuple(8 * t for t in thresholds))
+    else:
+        criterion = Injected(penalty=2.0, noise=data["step/u"], **settings)
+        schedule = Constant(0.8, begin=0, end=1000)
+    layer = nn.Linear(12, 10)
+    layer.load_state_dict({n: torch.from_numpy(data[f"init/{n}"]) for n in ("weight", "bias")})
+    weights = torch.optim.SGD(layer.parameters(), lr=5e-2)
+    pruner = Pruner(layer, weights, criterion, schedule)
+    for step in range(len(thresholds)):
+        weights.zero_grad()
+        inputs, upstream = (torch.from_numpy(data[f"step/{n}"][step]) for n in ("x", "gy"))
+        (layer(inputs) * upstream).sum().backward()
+        weights.step()
+        state = pruner.state_dict()
+        for ours, theirs in (
+            (state["beneath"]["weight"], "weight"),
+            (state["scores"]["weight"]["score"], "score"),
+        ):
+            recorded = data[f"step/{theirs}"][step]
+            np.testing.assert_allclose(ours.detach().numpy(), recorded, rtol=2e-5, atol=2e-6)
+
+
+# --- the same method with masked layers ---------------------------------------------------------
+
+
+class Through(torch.autograd.Function):
+    """W·f forward; backward the weight gets g·f, and what f was made of gets g·W."""
+
+    @staticmethod
+    def forward(ctx, weight, score, factor):
+        ctx.save_for_backward(weight, factor)
+        return weight * factor
+
+    @staticmethod
+    def backward(ctx, gradient):
+        weight, factor = ctx.saved_tensors
+        return gradient * factor, gradient * weight, None
+
+
+class Masked(nn.Module):
+    """A linear layer with a score for every weight."""
+
+    def __init__(self, linear, start):
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.score = nn.Parameter(torch.full_like(linear.weight, start))
+        self.register_buffer("mask", torch.ones_like(linear.weight))
+        self.noise, self.seen = None, torch.zeros_like(linear.weight)
+
+    def forward(self, x):
+        gate = self.score
+        if self.noise is not None:
+            concrete = ((torch.logit(self.noise) + self.score) / (2 / 3)).sigmoid()
+            gate = (concrete * 1.2 - 0.1).clamp(0, 1)
+        factor = self.mask if self.noise is None else gate.detach() * self.mask
+        effective = Through.apply(self.weight, gate, factor)
+        if effective.requires_grad:
+            effective.register_hook(self._see)
+        return nn.functional.linear(x, effective, self.bias)
+
+    def _see(self, gradient):
+        self.seen += gradient
+
+
+def twin_of(criterion, make, schedule, steps, accumulate):
+    """Train the masked model as the user would write it down; its state and the layers."""
+    model = net().double()
+    start = 2.197 if isinstance(criterion, L0) else 0.0
+    layers = {}
+    for index, block in enumerate(model.blocks):
+        for side in ("up", "down"):
+            layers[f"blocks.{index}.{side}.weight"] = Masked(getattr(block, side), start)
+            setattr(block, side, layers[f"blocks.{index}.{side}.weight"])
+    scores = [layer.score for layer in layers.values()]
+    others = [p for p in model.parameters() if not any(p is s for s in scores)]
+    optimizer = make(others)
+    learner = torch.optim.AdamW(scores, lr=criterion.lr, weight_decay=0.0)
+    schedulers = [LambdaLR(o, lambda t: 0.5 + 0.5 * np.cos(t / 20)) for o in (optimizer, learner)]
+    sparsity = 0.0
+    for step in range(steps):
+        for name, layer in layers.items():
+            layer.seen.zero_()
+            if isinstance(criterion, L0):
+                layer.noise = criterion.uniform(Noise(name, step, layer.weight))
+        optimizer.zero_grad()
+        learner.zero_grad()
+        for micro in range(accumulate):
+            (loss_of(model, accumulate * step + micro) / accumulate).backward()
+        plain = [p for p in others if not any(p is layer.weight for layer in layers.values())]
+        gradients = [layer.seen for layer in layers.values()] + [p.grad for p in plain]
+        norm = torch.stack([g.norm() for g in gradients]).norm()
+        clip = (0.05 / (norm + 1e-6)).clamp(max=1.0)
+        assert clip < 1  # it binds
+        for parameter in (*others, *scores):
+            parameter.grad.mul_(clip)
+        if isinstance(criterion, SoftMovement):
+            mean = sum(s.sigmoid().mean() for s in scores) / len(scores)
+            (criterion.penalty * sparsity / schedule.final * mean).backward()
+        elif isinstance(criterion, L0):
+            shift = 2 / 3 * np.log(0.1 / 1.1)
+            mean = sum((s - shift).sigmoid().mean() for s in scores) / len(scores)
+            (criterion.penalty * mean).backward()
+        optimizer.step()
+        learner.step()
+        for scheduler in schedulers:
+            scheduler.step()
+        sparsity = schedule.sparsity(step)
+        if schedule.updates(step):
+            everything = torch.cat([s.detach().flatten() for s in scores])
+            cut = everything.sort().values[round(sparsity * everything.numel())]
+            for layer in layers.values():
+                layer.mask = (layer.score.detach() >= cut).double()
+    return {
+        name.removesuffix(".mask"): parameter.detach()
+        for name, parameter in model.state_dict().items()
+        if not name.endswith((".mask", ".score"))
+    }, layers
+
+
+@dataclass
+class Noise:
+    """What ``L0.uniform`` looks at of a view."""
+
+    name: str
+    step: int
+    weight: torch.Tensor
+
+    @property
+    def shape(self):
+        return self.weight.shape
+
+    def part_of(self, whole):
+        return whole.double()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoubleNoise(L0):
+    """L0 whose noise enters in float64."""
+
+    def uniform(self, view):
+        return super().uniform(view).double()
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9, weight_decay=0.01),
+        lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9, nesterov=True, foreach=True),
+    ],
+    ids=["adamw", "sgd", "nesterov"],
+)
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        Movement(),
+        SoftMovement(target=0.7, penalty=10.0),
+        DoubleNoise(target=0.7, penalty=5.0),
+    ],
+    ids=["movement", "soft", "l0"],
+)
+def test_equals_a_model_with_masked_layers(criterion, make, accumulate):
+    schedule = Cubic(0.7, begin=9, end=60, every=5)  # longer than the run: never frozen
+    steps = 45
+    model = net().double()
+    optimizer = make(model.parameters())
+    pruner = Pruner(model, optimizer, criterion, schedule)
+    scheduler = LambdaLR(optimizer, lambda t: 0.5 + 0.5 * np.cos(t / 20))
+    for step in range(steps):
+        optimizer.zero_grad()
+        for micro in range(accumulate):
+            (loss_of(model, accumulate * step + micro) / accumulate).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+        optimizer.step()
+        scheduler.step()
+    theirs, layers = twin_of(criterion, make, schedule, steps, accumulate)
+    state = pruner.state_dict()
+    returned = 0
+    for name, layer in layers.items():
+        score = state["scores"][name]["score"]
+        torch.testing.assert_close(score, layer.score.detach().to(score), rtol=1e-6, atol=1e-9)
+        assert torch.equal(state["masks"][name], layer.mask.bool())
+        returned += int((~layer.mask.bool()).sum())
+    ours = {n: p.detach() for n, p in model.named_parameters()} | state["beneath"]
+    for name, parameter in theirs.items():
+        torch.testing.assert_close(ours[name], parameter, rtol=1e-6, atol=1e-9)
+    assert returned == round(schedule.sparsity(40) * 384)
