@@ -16,13 +16,14 @@ from prunella.sharding import local
 class Covers:
     """Covers laid over weights; what a weight is beneath is set aside until the cover is lifted.
 
-    A cover is a bool mask (False = pruned), or a gate, a number for every weight. Of a masked
-    weight only what the mask hides is set aside.
+    A cover is a bool mask (False = pruned), or a gate, a number for every weight. Where a mask
+    keeps a weight, it is what the model shows, so that it may be loaded anew beneath its cover.
     """
 
     def __init__(self, prunable: Mapping[str, Prunable]):
         self._prunable = prunable
-        self._worn: dict[str, tuple[str, Tensor | None]] = {}  # the kind of cover, and its mask
+        self._worn: dict[str, str] = {}  # the kind of cover
+        self._masks: dict[str, Tensor] = {}
         self._aside: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -33,47 +34,45 @@ class Covers:
         have been loaded into the model since.
         """
         weight = local(self._prunable[name].parameter)
-        if name in self._worn and self._worn[name][0] == kind:
-            mask = self._worn[name][1]
-            if mask is not None:
-                weight.mul_(mask)
+        if self._worn.get(name) == kind:
+            if name in self._masks:
+                weight.mul_(self._masks[name])
             return
         self.lift(name)
         cover = make()
-        if cover.dtype == torch.bool:
-            self._worn[name], self._aside[name] = (kind, cover), weight[~cover]
-        else:
-            self._worn[name], self._aside[name] = (kind, None), weight.clone()
+        self._wear(name, kind, cover, weight.clone())
         weight.mul_(cover)
+
+    def _wear(self, name: str, kind: str, cover: Tensor | None, beneath: Tensor) -> None:
+        self._worn[name] = kind
+        self._aside[name] = beneath
+        if cover is not None and cover.dtype == torch.bool:
+            self._masks[name] = cover
 
     @torch.no_grad()
     def lift(self, name: str) -> None:
         """Give a weight back what it is beneath its cover."""
+        if name in self._worn:
+            weight = local(self._prunable[name].parameter)
+            weight.copy_(self.beneath(name))
+            del self._worn[name], self._aside[name]
+            self._masks.pop(name, None)
+
+    def beneath(self, name: str) -> Tensor:
+        """A weight as it is beneath its cover."""
+        weight = local(self._prunable[name].parameter).detach()
         if name not in self._worn:
-            return
-        weight = local(self._prunable[name].parameter)
-        (_, mask), values = self._worn.pop(name), self._aside.pop(name)
-        if mask is None:
-            weight.copy_(values)
-        else:
-            weight.masked_scatter_(~mask, values)
+            return weight
+        aside = self._aside[name]
+        return torch.where(self._masks[name], weight, aside) if name in self._masks else aside
 
     def drop(self) -> None:
         """Forget what is beneath the covers: the weights are what the model shows."""
-        self._worn, self._aside = {}, {}
-
-    def beneath(self, name: str) -> Tensor:
-        """All of a weight as it is beneath its cover (a new tensor)."""
-        weight = local(self._prunable[name].parameter).detach().clone()
-        if name not in self._worn:
-            return weight
-        mask, values = self._worn[name][1], self._aside[name]
-        return values.clone() if mask is None else weight.masked_scatter_(~mask, values)
+        self._worn, self._masks, self._aside = {}, {}, {}
 
     def restore(self, name: str, kind: str, mask: Tensor | None, beneath: Tensor) -> None:
         """Take up a saved state: the model shows, or is going to be given, covered weights."""
-        self._worn[name] = (kind, mask)
-        self._aside[name] = beneath.clone() if mask is None else beneath[~mask]
+        self._wear(name, kind, mask, beneath)
 
 
 class Watch:
