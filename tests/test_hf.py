@@ -1,11 +1,25 @@
 """An ordinary Transformers Trainer prunes with one callback."""
 
+import copy
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
-from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    TrainerCallback,
+    TrainingArguments,
+)
 
-from prunella import PINS, Cubic, Diverged, UsageError
+from prunella import L0, PINS, Cubic, Diverged, Movement, SoftMovement, UsageError
 from prunella.hf import PruningCallback, Trainer
 
 
@@ -17,9 +31,9 @@ def rows(count=64):
     ]
 
 
-def trainer(folder, *callbacks, kind=transformers.Trainer, lr=1e-3, **options):
+def bert():
     torch.manual_seed(0)
-    model = BertForSequenceClassification(
+    return BertForSequenceClassification(
         BertConfig(
             vocab_size=99,
             hidden_size=16,
@@ -29,6 +43,25 @@ def trainer(folder, *callbacks, kind=transformers.Trainer, lr=1e-3, **options):
             max_position_embeddings=16,
         )
     )
+
+
+def gpt2():
+    torch.manual_seed(0)
+    return GPT2ForSequenceClassification(
+        GPT2Config(
+            vocab_size=99,
+            n_positions=16,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_inner=32,
+            pad_token_id=0,
+        )
+    )
+
+
+def trainer(folder, *callbacks, kind=transformers.Trainer, lr=1e-3, model=None, **options):
+    model = model or bert()
     arguments = TrainingArguments(
         str(folder),
         max_steps=40,
@@ -93,18 +126,136 @@ def test_evaluations_and_checkpoints_see_the_pruned_model(tmp_path):
     assert zeros == round(callback.pruner.schedule.sparsity(10) * 4096)
 
 
-def test_resuming_is_refused_rather_than_wrong(tmp_path):
+METHODS = {
+    "held": lambda: PINS(window=4),
+    "free": lambda: PINS.released(window=4),
+    "movement": lambda: Movement(),
+    "soft-movement": lambda: SoftMovement(target=0.75),
+    "l0": lambda: L0(target=0.75),
+    "l0-outcome": lambda: L0(),
+}
+
+
+def state_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", [bert, gpt2])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stop", [8, 20, 32])
+def test_resuming_equals_the_uninterrupted_run(tmp_path, method, stop, kind):
+    def make(folder):
+        callback = PruningCallback(METHODS[method](), Cubic(0.75, every=4))
+        saving = {"save_strategy": "steps", "save_steps": 4, "save_total_limit": 1}
+        return trainer(folder, callback, model=kind(), **saving), callback
+
+    whole, callback = make(tmp_path / "whole")
+    whole.train()
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == stop + 2:
+                raise KeyboardInterrupt
+
+    killed, _ = make(tmp_path / "killed")
+    killed.add_callback(Kill())
+    with pytest.raises(KeyboardInterrupt):
+        killed.train()
+    resumed, other = make(tmp_path / "killed")
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 40
+    assert all(torch.equal(t, state_of(resumed.model)[n]) for n, t in state_of(whole.model).items())
+    masks = callback.pruner.masks
+    assert all(torch.equal(mask, masks[n]) for n, mask in other.pruner.masks.items())
+    for name, mask in masks.items():
+        assert not resumed.model.get_parameter(name)[~mask].any()
+
+
+def test_a_checkpoint_without_the_pruner_is_refused(tmp_path):
     trainer(tmp_path, save_strategy="steps", save_steps=20).train()
     run = trainer(tmp_path, PruningCallback(PINS(), Cubic(0.5)))
-    with pytest.raises(UsageError, match="resumes at step 20"):
+    with pytest.raises(UsageError, match="resumes at step 20, but the checkpoint holds no pruner"):
         run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
 
 
-def test_bringing_back_another_model_is_refused(tmp_path):
+def test_an_optimizers_state_brings_the_pruners_along(tmp_path):
+    """Loading it in mid-run takes both back, and a plain run may load it too."""
+    seen = {}
+
+    class Rewind(TrainerCallback):
+        def on_step_end(self, args, state, control, optimizer=None, **_):
+            if state.global_step == 20:
+                seen["state"] = copy.deepcopy(optimizer.state_dict())
+            if state.global_step == 24:
+                optimizer.load_state_dict(seen["state"])
+                seen["step"] = callback.pruner.step
+
+    callback = PruningCallback(Movement(), Cubic(0.75))
+    run = trainer(tmp_path, callback, Rewind())
+    run.train()
+    assert seen["step"] == 20
+    assert callback.pruner.step == 36
+    plain = torch.optim.AdamW(run.create_optimizer().param_groups)
+    plain.load_state_dict(seen["state"])
+
+
+@pytest.mark.parametrize("criterion", [PINS(), Movement()], ids=["held", "dormant"])
+@pytest.mark.parametrize("after", ["freeze", "reselect"])
+def test_the_best_model_is_one_of_the_final_sparsity(tmp_path, after, criterion):
+    """Evaluations of the half-pruned model, better by construction here, do not count."""
+    scores = iter([0.9, 0.8, 0.7, 0.6, 0.5, 0.3, 0.4, 0.2])
+
+    callback = PruningCallback(criterion, Cubic(0.75, after=after))
+    run = trainer(
+        tmp_path,
+        callback,
+        save_strategy="steps",
+        save_steps=5,
+        eval_strategy="steps",
+        eval_steps=5,
+        load_best_model_at_end=True,
+        metric_for_best_model="score",
+        greater_is_better=True,
+        save_total_limit=1,
+    )
+    run.compute_metrics = lambda _: {"score": next(scores)}
+    run.train()
+    best = 35  # of those at the final sparsity; the ramp ends at step 28
+    assert run.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
+    saved = BertForSequenceClassification.from_pretrained(run.state.best_model_checkpoint)
+    assert all(torch.equal(t, state_of(saved)[n]) for n, t in state_of(run.model).items())
+    zeros = sum(int((run.model.get_parameter(n) == 0).sum()) for n in callback.pruner.masks)
+    assert zeros == round(0.75 * 4096)
+    assert callback.pruner.sparsity == 0.75
+
+
+def test_settings_that_leave_the_masks_out_of_checkpoints_are_refused(tmp_path):
     options = {"eval_strategy": "steps", "eval_steps": 10, "save_strategy": "steps"}
-    options |= {"save_steps": 10, "load_best_model_at_end": True}
-    with pytest.raises(UsageError, match="load_best_model_at_end=True would bring back"):
+    options |= {"save_steps": 10, "load_best_model_at_end": True, "save_only_model": True}
+    with pytest.raises(UsageError, match="load_best_model_at_end=True needs the best model's"):
         trainer(tmp_path, PruningCallback(PINS(), Cubic(0.5)), **options).train()
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_the_script_in_the_documentation(tmp_path, request, sst2, kind):
+    script = Path(__file__).resolve().parents[1] / "docs" / "trainer.py"
+    text = script.read_text().replace(
+        "max_steps=1000, save_steps=100", "max_steps=60, save_steps=20, use_cpu=True"
+    )
+    (tmp_path / "script.py").write_text(text)
+    command = [sys.executable, str(tmp_path / "script.py"), str(request.getfixturevalue(kind))]
+    command += [str(sst2), str(tmp_path / "out")]
+    environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    first, second = (
+        subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        for _ in range(2)
+    )
+    for done in (first, second):  # the second resumes at the end, and finds all as it was
+        assert done.returncode == 0, done.stderr
+        assert "prunable" in done.stdout
+        assert "90.00%" in done.stdout
+    losses = [re.search(r"'eval_loss': ([^,]+)", done.stdout)[1] for done in (first, second)]
+    assert losses[0] == losses[1]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME
 
 from prunella.allocation import Global
 from prunella.criteria.base import Criterion
 from prunella.errors import Diverged, UsageError
 from prunella.pruner import Pruner
 from prunella.schedules import Schedule
+from prunella.sharding import is_sharded
+
+_ENTRY = "prunella"  # in the optimizer's saved state, among the states of the parameters
 
 
 class PruningCallback(TrainerCallback):
     """Prunes the model of the Trainer it is given to, from the first step to the last.
 
     A schedule in fractions is laid over the steps that the Trainer plans. Logs gain ``sparsity``.
+    Checkpoints hold the pruner's state, as an entry of the optimizer's, so ``train`` resumes from
+    them. With ``load_best_model_at_end`` the best is sought among those of the final sparsity.
 
     Args:
         criterion, schedule, allocation, **options: as of ``prunella.Pruner``.
 
     Attributes:
         pruner: the pruner, once training has begun; detached, with its masks, when it has ended.
+
+    Raises:
+        UsageError: (from ``Trainer.train``) what ``Pruner`` refuses, a checkpoint without a
+            pruner's state, or settings under which none would be saved.
     """
 
     def __init__(
@@ -41,6 +53,7 @@ class PruningCallback(TrainerCallback):
         self.allocation = allocation
         self.options = options
         self.pruner: Pruner | None = None
+        self._hooks: list[RemovableHandle] = []
 
     def on_train_begin(
         self,
@@ -51,18 +64,9 @@ class PruningCallback(TrainerCallback):
         optimizer: Optimizer | None = None,
         **kwargs: Any,
     ) -> None:
-        if state.global_step:
-            raise UsageError(
-                f"the Trainer resumes at step {state.global_step}, but its checkpoints do not "
-                "hold the pruner's masks and scores yet; train without resume_from_checkpoint"
-            )
-        if args.load_best_model_at_end:
-            raise UsageError(
-                "load_best_model_at_end=True would bring back weights that the last masks do not "
-                "fit; set it to False, the last model is the one that has healed"
-            )
         if model is None or optimizer is None:
             raise UsageError("PruningCallback belongs to a Trainer, which hands it a model")
+        _check_arguments(args, model)
         self.pruner = Pruner(
             model,
             optimizer,
@@ -72,6 +76,47 @@ class PruningCallback(TrainerCallback):
             total_steps=state.max_steps,
             **self.options,
         )
+        inner = self.pruner.optimizer
+        # Loaded before this event came; what an optimizer does not know it keeps as it is.
+        saved = inner.state.pop(_ENTRY, None)  # type: ignore[call-overload]
+        if saved is not None:
+            self.pruner.load_state_dict(saved)
+        if self.pruner.step != state.global_step:
+            self.pruner.detach()
+            raise UsageError(
+                f"the Trainer resumes at step {state.global_step}, but the checkpoint holds "
+                f"{'no pruner' if saved is None else f'a pruner at step {self.pruner.step}'}; "
+                "resume from one that a Trainer with a PruningCallback wrote, without "
+                "save_only_model"
+            )
+        self._hooks = [
+            inner.register_state_dict_post_hook(self._save),
+            inner.register_load_state_dict_pre_hook(self._load),
+        ]
+
+    def _save(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        assert self.pruner is not None
+        state_dict["state"][_ENTRY] = self.pruner.state_dict()
+
+    def _load(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        assert self.pruner is not None
+        states = dict(state_dict["state"])
+        saved = states.pop(_ENTRY, None)
+        if saved is not None:
+            self.pruner.load_state_dict(saved)
+        return state_dict | {"state": states}
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        assert self.pruner is not None
+        # What was evaluated before this step was not yet as sparse as it is to be.
+        if self.pruner.step <= self.pruner.schedule.final_update() + 1:
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def on_log(
         self,
@@ -92,8 +137,30 @@ class PruningCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        if self.pruner is not None:
-            self.pruner.detach()
+        assert self.pruner is not None
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            file = Path(state.best_model_checkpoint) / OPTIMIZER_NAME
+            saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            self.pruner.load_state_dict(saved["state"][_ENTRY])
+        self.pruner.detach()
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _check_arguments(args: TrainingArguments, model: nn.Module) -> None:
+    """Raise UsageError where checkpoints would lack what the pruner needs of them."""
+    if args.load_best_model_at_end and args.save_only_model:
+        raise UsageError(
+            "load_best_model_at_end=True needs the best model's masks, which save_only_model=True "
+            "leaves out of the checkpoints; set one of them to False"
+        )
+    sharded = any(map(is_sharded, model.parameters()))
+    if sharded and args.save_strategy != "no" and not args.save_only_model:
+        raise UsageError(
+            "under FSDP the Trainer's checkpoints have no room for the pruner's state, and could "
+            "not be resumed; set save_strategy='no' or save_only_model=True, or write the loop "
+            "with Accelerate and save pruner.state_dict() with torch.distributed.checkpoint"
+        )
 
 
 class Trainer(transformers.Trainer):

@@ -258,7 +258,7 @@ class Pruner:
 
     def _settled(self, step: int) -> bool:
         """Whether no mask changes after a step any more; weights are then plain ones, held."""
-        return self._pruned and self.schedule.frozen(step)
+        return self.schedule.final > 0 and self.schedule.frozen(step)
 
     def _choose(self) -> None:
         """New masks, where the schedule says so or the criterion has its own."""
