@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prunella.criteria.base import Criterion
@@ -31,6 +32,19 @@ class ScoreLearner:
         )
         assert optimizer is not None
         self._optimizer = optimizer
+        self._make_state()
+
+    def _make_state(self) -> None:
+        """Make the optimizer's tensors now: a sharded checkpoint is read into those there are."""
+        for score in self._scores.values():
+            score.grad = torch.zeros_like(score)
+        kept = {name: score.clone() for name, score in self._scores.items()}
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        for name, score in self._scores.items():
+            score.copy_(kept[name])
+            for value in self._optimizer.state.get(score, {}).values():
+                value.zero_()
 
     def step(
         self, gradients: Mapping[str, Tensor | None], weights: Sequence[Mapping[str, Any]]

@@ -54,17 +54,21 @@ class Covers:
         """Give a weight back what it is beneath its cover."""
         if name in self._worn:
             weight = local(self._prunable[name].parameter)
-            weight.copy_(self.beneath(name))
+            weight.copy_(self._beneath(name))
             del self._worn[name], self._aside[name]
             self._masks.pop(name, None)
 
     def beneath(self, name: str) -> Tensor:
-        """A weight as it is beneath its cover."""
-        weight = local(self._prunable[name].parameter).detach()
-        if name not in self._worn:
-            return weight
+        """A copy of a weight as it is beneath its cover."""
+        if name in self._worn:
+            return self._beneath(name).clone()
+        return local(self._prunable[name].parameter).detach().clone()
+
+    def _beneath(self, name: str) -> Tensor:
         aside = self._aside[name]
-        return torch.where(self._masks[name], weight, aside) if name in self._masks else aside
+        if name not in self._masks:
+            return aside
+        return torch.where(self._masks[name], local(self._prunable[name].parameter), aside)
 
     def drop(self) -> None:
         """Forget what is beneath the covers: the weights are what the model shows."""

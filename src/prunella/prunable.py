@@ -192,9 +192,8 @@ class Scopes:
 
     def count(self, tensors: Mapping[str, Tensor]) -> dict[str, Count]:
         """Weights and non-zero weights in each scope, counted in the tensors given."""
-        counts = {
-            name: Count(nonzeros(tensors[name]), tensors[name].numel()) for name in self.model
-        }
+        names = sorted(self.model)  # in one order on all processes, as these count together
+        counts = {n: Count(nonzeros(tensors[n]), tensors[n].numel()) for n in names}
         return {
             scope: Count(
                 sum(counts[name].nonzero for name in getattr(self, scope)),

@@ -128,6 +128,10 @@ class Pruner:
 
     def _follow(self) -> None:
         """Take up parameters that were swapped since the last step, as ``fully_shard`` does."""
+        if any(map(is_sharded, self._parameters.values())):
+            for module in self.model.modules():
+                if isinstance(module, _fsdp_module()):  # may have left gathered copies in place
+                    module.reshard()
         if all(
             self._prunable[name].parameter is known and local(known).device == mask.device
             for (name, known), mask in zip(
@@ -198,6 +202,7 @@ class Pruner:
     def detach(self) -> None:
         """Remove all hooks; pruned weights are zero, and what they were beneath is gone."""
         if self._hooks:  # a second call leaves what was trained since alone
+            self._follow()
             self._dress(self._prunable, training=False)
             self._zero()
         self._covers.drop()
@@ -389,9 +394,14 @@ class Pruner:
             yield module.register_state_dict_pre_hook(Watch(self._on_state_dict, held))
 
     def _on_forward(self, names: Iterable[str], module: nn.Module) -> None:
-        self._dress(names, module.training)
+        if module is self.model:
+            self._follow()
+        # Inside the forward of a sharded part its modules hold gathered copies, made when dressed.
+        here = [n for n in names if self._prunable[n].parameter is self._parameters[n]]
+        self._dress(here, module.training)
 
     def _on_state_dict(self, names: Iterable[str], module: nn.Module) -> None:
+        self._follow()
         self._dress(names, training=False)
 
     @torch.no_grad()
@@ -448,6 +458,7 @@ class Pruner:
 
     def summary(self) -> Summary:
         """Weights and non-zero weights of the pruned model, in three scopes; prints as a table."""
+        self._follow()
         self._dress(self._prunable, training=False)
         return Summary(
             self.step,
@@ -470,6 +481,7 @@ class Pruner:
         copied. ``beneath`` holds the weights as they are beneath their masks, ``learner`` the state
         of the scores' optimizer.
         """
+        self._follow()
         self._dress(self._prunable, training=False)
         state: dict[str, Any] = {
             "step": self.step,
@@ -489,8 +501,7 @@ class Pruner:
 
     @property
     def _sets_aside(self) -> bool:
-        covered = self._gated or self.criterion.dormant or not self.hold
-        return covered and not self._settled(self.step - 1)
+        return self._gated or self.criterion.dormant or not self.hold
 
     def _spread(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Laid out as the parameter is, where they are of its shape."""
@@ -517,6 +528,7 @@ class Pruner:
             UsageError: the state is of another criterion, allocation or ``hold``, or of other
                 parameters. The schedule may change, as where training is to go on for longer.
         """
+        self._follow()
         for setting, value in self._settings().items():
             if state["settings"][setting] != value:
                 raise UsageError(
@@ -533,7 +545,6 @@ class Pruner:
                 f"the state was saved for other parameters; {odd[0]} and {len(odd) - 1} more are "
                 "in one of the two only, or of another shape"
             )
-        self._follow()
         self.step = state["step"]
         self._covers.drop()
 
@@ -558,7 +569,8 @@ class Pruner:
                 }
             )
         self._zero()
-        for name, tensor in state.get("beneath", {}).items():
+        beneath = {} if self._settled(self.step - 1) else state.get("beneath", {})
+        for name, tensor in beneath.items():
             if self._gated:
                 self._covers.restore(name, "fixed gate", None, ours(name, tensor))
             elif self._pruned:
@@ -627,6 +639,12 @@ class Summary:
 def _check_type(name: str, value: object, kind: type, example: str) -> None:
     if not isinstance(value, kind):
         raise UsageError(f"{name}={value!r} is no {kind.__name__}; give one, such as {example}")
+
+
+def _fsdp_module() -> type[Any]:
+    from torch.distributed.fsdp import FSDPModule
+
+    return FSDPModule
 
 
 def _overrides(criterion: Criterion, method: str) -> bool:
