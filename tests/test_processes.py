@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import accelerated
 import processes
 import pytest
 import torch
@@ -21,13 +22,16 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     for name in processes.SHARDED_CHECKPOINTS:
         processes.save_sharded(folder / f"one-{name}", name)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += ["--standalone", str(TESTS / "processes.py"), str(folder)]
+    launch(["torch.distributed.run", "--nproc-per-node=2", "--standalone"], "processes.py", folder)
+    ranks = [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
+    return folder, ranks
+
+
+def launch(launcher, script, folder):
+    command = [sys.executable, "-m", *launcher, str(TESTS / script), str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-6000:]
-    ranks = [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
-    return folder, ranks
 
 
 def assert_same(ours, theirs):
@@ -70,3 +74,21 @@ def test_checkpoints_cross_from_two_to_one_and_back(results, name):
     assert_same(processes.resume_sharded(folder / f"two-{name}", name), whole)
     for rank in ranks:
         assert_same(rank["resumed by two", name], whole)
+
+
+def test_accelerate_and_the_trainer(tmp_path):
+    # A CPU's processes are started as several GPUs' are; the script says cpu=True.
+    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    launch(launcher, "accelerated.py", tmp_path)
+    ranks = [torch.load(tmp_path / f"accelerated{rank}.pt") for rank in (0, 1)]
+    one = processes.scenario("movement", "linear", "global")
+    for rank in ranks:
+        assert rank["processes"] == 2
+        assert_same(rank[True], one)  # the pruner before accelerator.prepare
+        assert_same(rank[False], one)  # and after
+        assert same(rank["resumed"], rank["whole"])
+        assert same(rank["masks"], ranks[0]["masks"])
+        assert same(rank["whole"], ranks[0]["whole"])
+    weights, masks = accelerated.train(tmp_path / "trainer", resume=True)  # in one process
+    assert sum(int((~mask).sum()) for mask in masks.values()) == round(0.75 * 4096)
+    assert not any(weights[name][~mask].any() for name, mask in masks.items())
