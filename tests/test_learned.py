@@ -2,16 +2,17 @@
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from loops import loss_of, net
+from loops import loss_of, net, pruned, ramp, same, train, weights
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from prunella import L0, Constant, Cubic, Movement, Pruner, SoftMovement
+from prunella import L0, Constant, Cubic, Movement, Pruner, SoftMovement, UsageError
 
 FOLDER = Path(
     os.environ.get("PRUNELLA_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden")
@@ -255,3 +256,162 @@ def test_equals_a_model_with_masked_layers(criterion, make, accumulate):
     for name, parameter in theirs.items():
         torch.testing.assert_close(ours[name], parameter, rtol=1e-6, atol=1e-9)
     assert returned == round(schedule.sparsity(40) * 384)
+
+
+# --- what a user sees of it ---------------------------------------------------------------------
+
+
+def test_a_pruned_weight_comes_back_with_its_value():
+    model, optimizer, pruner = pruned(Movement(), ramp(0.7, every=3))
+    masks, beneath, returned = [], [], 0
+
+    def check(step):
+        state = pruner.state_dict()
+        masks.append({n: m.clone() for n, m in state["masks"].items()})
+        beneath.append({n: w.clone() for n, w in state["beneath"].items()})
+        nonlocal returned
+        if step and not pruner.schedule.frozen(step):
+            for name, mask in masks[-1].items():
+                back = mask & ~masks[-2][name]
+                returned += int(back.sum())
+                now = model.get_parameter(name).detach()
+                assert torch.equal(now[back], beneath[-1][name][back])
+                # AdamW's momentum moves what lies dormant by less than its learning rate a step.
+                moved = (beneath[-1][name] - beneath[-2][name]).abs().max()
+                assert moved < 0.02
+
+    train(model, optimizer, range(30), check)
+    assert returned
+
+
+def test_scores_follow_the_weights_learning_rate():
+    """With the schedule at zero scores stand still, whatever their own rate."""
+    model, optimizer, pruner = pruned(Movement())
+    scheduler = LambdaLR(optimizer, lambda step: min(1.0, step / 4))
+    history = []
+
+    def check(step):
+        scheduler.step()
+        history.append(pruner.scores()["blocks.0.up.weight"])
+
+    train(model, optimizer, range(6), check)
+    steps = [(b - a).abs().max() for a, b in pairwise(history)]
+    assert not history[0].any()
+    for step, share in zip(steps, (0.25, 0.5, 0.75, 1.0), strict=False):
+        assert step == pytest.approx(1e-2 * share, rel=0.3)  # Adam's steps are about lr
+
+
+def test_scores_do_not_decay():
+    model, optimizer, pruner = pruned(Movement())
+    train(model, optimizer, range(5))
+    before = pruner.scores()
+    for parameter in model.parameters():
+        parameter.grad = None
+    optimizer.step()
+    assert same(before, pruner.scores())
+
+
+@pytest.mark.parametrize("criterion", [SoftMovement(target=0.9), L0(target=0.9)], ids=repr)
+def test_a_target_is_kept_on_the_way_and_exact_at_the_end(criterion):
+    model, optimizer, pruner = pruned(criterion, Cubic(0.9, begin=9, end=41, every=1))
+    total = sum(mask.numel() for mask in pruner.masks.values())
+
+    def check(step):
+        asked = pruner.schedule.sparsity(step) if step >= 10 else 0.0
+        assert abs(pruner.sparsity - asked) < 0.005
+        summary = pruner.summary().counts["prunable"]
+        assert abs(summary.sparsity - asked) < 0.005
+        if pruner.schedule.frozen(step):
+            assert summary.nonzero == total - round(0.9 * total)
+        assert "outcome" not in str(pruner.summary())
+
+    train(model, optimizer, range(50), check)
+    assert pruner.sparsity == pytest.approx(0.9, abs=0.5 / total)
+
+
+@pytest.mark.parametrize(
+    "criterion", [SoftMovement(threshold=0.4, penalty=5.0), L0(penalty=2.0)], ids=repr
+)
+def test_without_a_target_sparsity_is_an_outcome(criterion):
+    model, optimizer, pruner = pruned(criterion, Cubic(0.5, begin=0, end=150), make=fast)
+    seen = []
+    train(model, optimizer, range(170), lambda step: seen.append(pruner.sparsity))
+    assert 0.5 < seen[-1] < 1  # more than the schedule names, which is not asked here
+    assert len(set(seen[:150])) > 10  # masks follow the scores at every step
+    assert len(set(seen[150:])) == 1  # and rest after the schedule's end
+    summary = pruner.summary()
+    assert summary.counts["prunable"].sparsity == pytest.approx(seen[-1])
+    assert "an outcome of threshold and penalty" in str(summary)
+
+
+def fast(model):
+    """Scores follow the weights' learning rate, which may as well be high here."""
+    return torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+
+def test_soft_movement_leaves_something_of_every_matrix():
+    criterion = SoftMovement(threshold=0.5, penalty=0.0)
+    score = torch.linspace(-9, -8, 1000).view(10, 100)
+    mask = criterion.outcome(score, 1.0)
+    assert mask.view(-1).nonzero().flatten().tolist() == list(range(994, 1000))
+    assert criterion.outcome(-score, 1.0).all()
+
+
+def test_gates_are_random_in_training_and_fixed_in_evaluation():
+    model, optimizer, pruner = pruned(L0(target=0.7))
+    train(model, optimizer, range(13))
+    name = "blocks.0.up.weight"
+    fixed = model.state_dict()[name].clone()
+    beneath = pruner.state_dict()["beneath"][name]
+    model.train()
+    loss_of(model, 0)
+    random = model.get_parameter(name).detach().clone()
+    assert not torch.equal(random, fixed)
+    gate = random / beneath
+    assert ((gate >= 0) & (gate <= 1 + 1e-6)).all()
+    loss_of(model, 1)
+    assert torch.equal(model.get_parameter(name), random)  # one draw for a step
+    model.eval()
+    loss_of(model, 0)
+    assert torch.equal(model.get_parameter(name), fixed)
+    assert torch.equal(model.state_dict()[name], fixed)
+    score = pruner.scores()[name]
+    expected = (score.sigmoid() * 1.2 - 0.1).clamp(1e-6, 1) * pruner.masks[name] * beneath
+    torch.testing.assert_close(fixed, expected)
+    model.train()
+    loss_of(model, 0)
+    assert torch.equal(model.get_parameter(name), random)
+    pruner.detach()
+    assert torch.equal(model.get_parameter(name), fixed)
+    loss_of(model, 0)
+    assert torch.equal(model.get_parameter(name), fixed)
+
+
+def test_gates_draw_from_their_own_generator():
+    """Other random numbers neither disturb them nor are disturbed."""
+    runs = []
+    for seed, draws in ((0, 0), (0, 1), (1, 0)):
+        model, optimizer, _ = pruned(L0(target=0.7, seed=seed))
+        state = torch.get_rng_state()
+        train(model, optimizer, range(20), lambda _, draws=draws: torch.rand(draws))
+        assert draws or torch.equal(state, torch.get_rng_state())
+        runs.append(weights(model))
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Movement(lr=0), "lr=0 of the scores"),
+        (lambda: Movement(optimizer="adam"), "optimizer='adam'"),
+        (lambda: SoftMovement(target=1.0), "target=1.0"),
+        (lambda: SoftMovement(threshold=0), "threshold=0"),
+        (lambda: L0(penalty=-1), "penalty=-1"),
+        (lambda: pruned(L0(target=0.8)), r"is to reach 0\.8, but the schedule ends at 0\.7"),
+        (lambda: pruned(Movement(), hold=True), "hold=True does not apply to Movement"),
+    ],
+)
+def test_bad_settings_are_named(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from weakref import ref
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
@@ -86,14 +86,20 @@ class Watch:
     """
 
     def __init__(self, act: Callable[..., None] | None, names: Iterable[str] = ()):
-        self._owner = None if act is None else ref(act.__self__)  # type: ignore[attr-defined]
-        self._method = None if act is None else act.__name__
         self._names = list(names)
+        self._act: Callable[[], Callable[..., None] | None] = lambda: None
+        if act is not None:
+            self._act = WeakMethod(act)
+            # torch.compile would trace the hook into the model's graph.
+            self._run = torch.compiler.disable(self._run)  # type: ignore[method-assign]
 
     def __call__(self, module: nn.Module, *_: Any) -> None:
-        owner = None if self._owner is None else self._owner()
-        if owner is not None and self._method is not None:
-            getattr(owner, self._method)(self._names, module)
+        self._run(module)
+
+    def _run(self, module: nn.Module) -> None:
+        act = self._act()
+        if act is not None:
+            act(self._names, module)
 
     def __reduce__(self) -> tuple[type[Watch], tuple[None]]:
         return Watch, (None,)
