@@ -195,6 +195,16 @@ def test_every_criterion_prunes_exactly(prune: Prune, criterion: str) -> None:
     folder = prune("--criterion", criterion, "--sparsity", "0.613")
     assert _zeros(folder) == round(0.613 * PRUNABLE)
     assert _result(folder)["config"]["criterion"] == criterion
+    assert _result(folder)["sparsity_is"] == "asked"
+
+
+@pytest.mark.parametrize("criterion", ["soft-movement", "l0"])
+def test_without_a_target_the_sparsity_is_an_outcome(prune: Prune, criterion: str) -> None:
+    folder = prune("--criterion", criterion, "--no-target", "--score-lr", "0.5")
+    result = _result(folder)
+    assert result["sparsity_is"] == "outcome"
+    assert result["sparsity"]["prunable"] == _zeros(folder) / PRUNABLE
+    assert _zeros(folder) != round(0.8 * PRUNABLE)
 
 
 @pytest.mark.parametrize("schedule", ["cubic", "linear", "oneshot", "constant"])
@@ -354,6 +364,9 @@ def test_on_a_terminal_a_bar_shows_loss_sparsity_and_time_left(
 # --- bad input ----------------------------------------------------------------------------------
 
 BAD = {
+    "score lr of pins": (["--score-lr", "0.1"], ["score_lr=0.1", "movement", "pins"]),
+    "pins has no target": (["--no-target"], ["--no-target", "soft-movement", "pins"]),
+    "dormant and held": (["--criterion", "movement", "--hold"], ["hold=True", "dormant"]),
     "sparsity one": (["--sparsity", "1"], ["1.0", "[0, 1)", "0.9"]),
     "sparsity negative": (["--sparsity", "-0.1"], ["-0.1", "[0, 1)"]),
     "sparsity no number": (["--sparsity", "nan"], ["nan", "[0, 1)"]),

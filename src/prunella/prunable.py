@@ -38,12 +38,21 @@ class Prunable:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own module inside torch.compile and (distributed) data-parallel wrappers."""
+    """The user's own module inside torch.compile and (distributed) data-parallel wrappers.
+
+    Raises:
+        UsageError: it is sharded by FSDP1.
+    """
     while True:
         if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
             model = inner
         elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
+        elif type(model).__name__ == "FullyShardedDataParallel":
+            raise UsageError(
+                "FullyShardedDataParallel (FSDP1) flattens the matrices that are to be pruned; "
+                "shard with torch.distributed.fsdp.fully_shard (FSDP2) instead"
+            )
         else:
             return model
 

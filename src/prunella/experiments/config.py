@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import yaml
 
 from prunella.allocation import NM, Block, Element, Global, PerMatrix
 from prunella.criteria import Criterion, Random, named
+from prunella.criteria.learned import Learned
 from prunella.errors import UsageError, unknown
 from prunella.schedules import Constant, Cubic, Linear, OneShot, Schedule
 
@@ -77,6 +78,10 @@ class RunConfig:
     score_lr: float | None = None
     """Highest learning rate of the scores of movement, soft-movement and l0;
     by default 0.01, and 0.1 for l0."""
+
+    target: bool = True
+    """Have soft-movement and l0 reach the sparsity. --no-target leaves it to their threshold
+    and penalty, and the sparsity only shapes the ramp."""
 
     include_biases: bool = False
     """Prune the biases of the pruned layers too."""
@@ -149,11 +154,24 @@ class RunConfig:
 
     def _criterion(self) -> Criterion:
         """The criterion, with its default settings; ``random`` takes the run's seed."""
-        return (
-            Random(self.seed)
-            if self.criterion == "random"
-            else named(self.criterion).aimed(self.sparsity)
-        )
+        if self.criterion == "random":
+            return Random(self.seed)
+        criterion = named(self.criterion)
+        if self.score_lr is not None:
+            if not isinstance(criterion, Learned):
+                raise UsageError(
+                    f"score_lr={self.score_lr} is for criteria that learn their scores (movement, "
+                    f"soft-movement, l0), not for {self.criterion}; leave it out"
+                )
+            criterion = replace(criterion, lr=self.score_lr)
+        if self.target:
+            return criterion.aimed(self.sparsity)
+        if criterion.aimed(self.sparsity) == criterion:
+            raise UsageError(
+                f"--no-target is for soft-movement and l0; {self.criterion} always prunes what "
+                "the sparsity says"
+            )
+        return criterion
 
     def _schedule(self) -> Schedule:
         moving = self.criterion.endswith("-released") and self.schedule != "oneshot"

@@ -111,14 +111,14 @@ class Study:
         model, tokenizer = models.load(self.config.model, self.task)
         _freeze(model, self.config)
         bar = ProgressBar(self.console, criterion)
-        dense = criterion == "dense"
+        pruning = None if criterion == "dense" else PruningCallback(**self.config.pruning())
         trainer = Trainer(
             model,
             _arguments(self.config, folder, self.config.steps(len(self.train))),
             data_collator=DataCollatorWithPadding(tokenizer),
             train_dataset=self.train,
             processing_class=tokenizer,
-            callbacks=[bar] if dense else [PruningCallback(**self.config.pruning()), bar],
+            callbacks=[bar] if pruning is None else [pruning, bar],
         )
         trainer.remove_callback(PrinterCallback)
         # Train is judged on as many of its rows as the holdout has: enough to see over-fitting.
@@ -142,6 +142,7 @@ class Study:
                 for name, rows in splits.items()
             },
             "sparsity": {scope: counts[scope].sparsity for scope in SCOPES},
+            "sparsity_is": "outcome" if _is_outcome(pruning) else "asked",
             "parameters": {scope: asdict(counts[scope]) for scope in SCOPES},
             "size_bytes": (folder / WEIGHTS).stat().st_size,
             "seconds": time.perf_counter() - started,
@@ -156,6 +157,10 @@ class Study:
         ]
 
 
+def _is_outcome(pruning: PruningCallback | None) -> bool:
+    return pruning is not None and pruning.pruner is not None and pruning.pruner.is_outcome
+
+
 def _announcement(
     config: RunConfig, model: PreTrainedModel, train: int, holdout: int, dev: dict[str, Dataset]
 ) -> str:
@@ -167,8 +172,9 @@ def _announcement(
     goal = (
         "prunes nothing"
         if config.criterion == "dense"
-        else f"prunes {_short(matrices)} of them, in {len(prunable)} tensors, to "
-        f"{100 * config.sparsity:g}% by {config.criterion}"
+        else f"prunes {_short(matrices)} of them, in {len(prunable)} tensors, "
+        + (f"to {100 * config.sparsity:g}% " if config.target else "as it comes out ")
+        + f"by {config.criterion}"
     )
     devs = " + ".join(f"{len(rows):,}" for rows in dev.values())
     return (
