@@ -129,7 +129,7 @@ def test_moved_or_replaced_parameters_are_taken_up_or_named():
     train(model, optimizer, range(5))
     assert pruner.step == 5
     model.blocks[0].up.weight = nn.Parameter(model.blocks[0].up.weight.detach().clone())
-    with pytest.raises(UsageError, match="replaced or moved after step 4"):
+    with pytest.raises(UsageError, match="replaced after step 4"):
         train(model, optimizer, range(5, 6))
 
 
@@ -160,3 +160,76 @@ def test_optimizers_that_step_elsewhere_are_refused():
 
     with pytest.raises(UsageError, match=r"DeepSpeed's.*fully_shard"):
         Pruner(model, DeepSpeedOptimizerWrapper(), PINS(), ramp())
+
+
+@every_method
+def test_a_step_that_failed_does_not_take_the_next_one_along(method):
+    model, optimizer, pruner = pruned(METHODS[method]())
+    train(model, optimizer, range(14))
+
+    def fail(*_):
+        raise MemoryError
+
+    hook = optimizer.register_step_pre_hook(fail)
+    loss_of(model, 14).backward()
+    with pytest.raises(MemoryError):
+        optimizer.step()
+    hook.remove()
+    train(model, optimizer, range(14, 15))
+    assert pruner.step == 15
+    model.eval()
+    loss_of(model, 0)
+    for name, mask in pruner.masks.items():
+        assert not model.get_parameter(name)[~mask].any()
+    train(model, optimizer, range(15, 40))
+    assert pruner.summary().counts["prunable"].nonzero == 384 - round(0.7 * 384)
+
+
+@every_method
+def test_a_new_pruner_takes_the_place_of_an_earlier_one(method):
+    """Of another optimizer, as where a cell of a notebook is run again."""
+    model, optimizer, earlier = pruned(METHODS[method]())
+    train(model, optimizer, range(20))
+    zeros = earlier.summary().counts["prunable"].nonzero
+    its_optimizer = adamw(model)
+    pruner = Pruner(model, its_optimizer, METHODS[method](), ramp())
+    assert pruner.summary().counts["prunable"].nonzero <= zeros
+    train(model, its_optimizer, range(9))
+    assert pruner.sparsity == 0
+    assert earlier.step == 20
+    optimizer.step()  # no longer the earlier pruner's
+    assert earlier.step == 20
+    train(model, its_optimizer, range(9, 40))
+    assert pruner.summary().counts["prunable"].nonzero == 384 - round(0.7 * 384)
+
+
+@every_method
+def test_detaching_works_whatever_became_of_the_parameters(method):
+    model, optimizer, pruner = pruned(METHODS[method]())
+    train(model, optimizer, range(20))
+    model.to("meta")  # these are other parameters
+    pruner.detach()
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not model._forward_pre_hooks
+
+
+def test_copies_of_data_parallel_forwards_are_refused_where_hooks_would_miss_them():
+    model = net()
+    for criterion in (PINS.released(), L0(target=0.7)):
+        with pytest.raises(UsageError, match=r"DataParallel copies.*DistributedDataParallel"):
+            Pruner(nn.DataParallel(model), adamw(model), criterion, ramp())
+    Pruner(nn.DataParallel(model), adamw(model), PINS(), ramp())
+
+
+def test_a_first_step_without_gradients_counts():
+    """A warm-up from zero, and a first batch that says nothing to the prunable weights."""
+    model, optimizer, pruner = pruned(Movement())
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 5)
+    for step in range(3):
+        loss_of(model, step).backward()
+        if step == 0:
+            for block in model.blocks.parameters():
+                block.grad.zero_()
+        optimizer.step()
+        scheduler.step()
+    assert pruner.step == 3

@@ -236,6 +236,96 @@ def test_settings_that_leave_the_masks_out_of_checkpoints_are_refused(tmp_path):
         trainer(tmp_path, PruningCallback(PINS(), Cubic(0.5)), **options).train()
 
 
+def test_a_trainer_that_was_interrupted_trains_again(tmp_path):
+    """Its optimizer is the one that the earlier pruner rode on."""
+
+    class Stop(TrainerCallback):
+        left = 1
+
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == 22 and self.left:
+                self.left -= 1
+                raise KeyboardInterrupt
+
+    whole = trainer(tmp_path / "whole", PruningCallback(L0(target=0.75), Cubic(0.75)))
+    whole.train()
+    callback = PruningCallback(L0(target=0.75), Cubic(0.75))
+    saving = {"save_strategy": "steps", "save_steps": 10}
+    run = trainer(tmp_path / "out", callback, Stop(), **saving)
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    run.train(resume_from_checkpoint=True)
+    assert all(torch.equal(t, state_of(run.model)[n]) for n, t in state_of(whole.model).items())
+    run.train()
+    assert callback.pruner.step == 40
+    assert callback.pruner.sparsity == 0.75
+
+
+def test_a_resumption_that_is_refused_leaves_no_pruner_behind(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 20}
+    trainer(tmp_path, PruningCallback(PINS(), Cubic(0.75)), **saving).train()
+    run = trainer(tmp_path, PruningCallback(Movement(), Cubic(0.75)), **saving)
+    with pytest.raises(UsageError, match="saved with criterion PINS"):
+        run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
+    assert not run.optimizer.optimizer._optimizer_step_pre_hooks
+    run.train()
+
+
+class SkippedByAScaler(TrainerCallback):
+    """Some steps overflow, as the first of fp16 do; the Trainer counts them all the same."""
+
+    def on_step_begin(self, args, state, control, optimizer=None, **_):
+        optimizer.optimizer.found_inf = torch.tensor(float(state.global_step in (0, 1)))
+
+
+def test_steps_that_a_scaler_skips_can_be_resumed_over(tmp_path):
+    def make():
+        callback = PruningCallback(Movement(), Cubic(0.75))
+        saving = {"save_strategy": "steps", "save_steps": 20}
+        return trainer(tmp_path, callback, SkippedByAScaler(), **saving), callback
+
+    run, callback = make()
+    run.train()
+    assert (run.state.global_step, callback.pruner.step) == (40, 38)
+    resumed, other = make()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
+    assert other.pruner.step == 38
+    assert all(torch.equal(t, state_of(run.model)[n]) for n, t in state_of(resumed.model).items())
+
+
+def test_a_schedule_that_did_not_come_to_its_end_is_told(tmp_path):
+    callback = PruningCallback(Movement(), Cubic(0.75, end=1.0))
+    run = trainer(tmp_path, callback, SkippedByAScaler())
+    with pytest.warns(UserWarning, match="ended after 38 steps that count, before the schedule's"):
+        run.train()
+
+
+def test_a_best_model_that_is_gone_is_not_the_end(tmp_path):
+    class Remove(TrainerCallback):
+        def on_save(self, args, state, control, **_):
+            for file in tmp_path.rglob("optimizer.pt"):
+                file.unlink()
+
+    options = {"eval_strategy": "steps", "eval_steps": 10, "save_strategy": "steps"}
+    options |= {"save_steps": 10, "load_best_model_at_end": True}
+    callback = PruningCallback(PINS(), Cubic(0.75))
+    run = trainer(tmp_path, callback, Remove(), **options)
+    run.train()
+    assert not run.optimizer.optimizer._optimizer_step_pre_hooks
+    assert callback.pruner.sparsity == 0.75
+
+
+def test_a_dense_run_keeps_its_best(tmp_path):
+    scores = iter([0.9, 0.5, 0.4, 0.3])
+    options = {"eval_strategy": "steps", "eval_steps": 10, "save_strategy": "steps"}
+    options |= {"save_steps": 10, "load_best_model_at_end": True}
+    options |= {"metric_for_best_model": "score", "greater_is_better": True}
+    run = trainer(tmp_path, PruningCallback(Movement(), Cubic(0.0)), **options)
+    run.compute_metrics = lambda _: {"score": next(scores)}
+    run.train()
+    assert run.state.best_model_checkpoint.endswith("checkpoint-10")
+
+
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_the_script_in_the_documentation(tmp_path, request, sst2, kind):
     script = Path(__file__).resolve().parents[1] / "docs" / "trainer.py"

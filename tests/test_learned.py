@@ -12,7 +12,18 @@ from loops import loss_of, net, pruned, ramp, same, train, weights
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from prunella import L0, Constant, Cubic, Movement, Pruner, SoftMovement, UsageError
+from prunella import (
+    L0,
+    PINS,
+    Constant,
+    Cubic,
+    Diverged,
+    Movement,
+    Pruner,
+    Sensitivity,
+    SoftMovement,
+    UsageError,
+)
 
 FOLDER = Path(
     os.environ.get("PRUNELLA_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden")
@@ -415,3 +426,95 @@ def test_gates_draw_from_their_own_generator():
 def test_bad_settings_are_named(make, message):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+# --- where it could go wrong --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheduler", ["OneCycleLR", "LambdaLR", "none"])
+def test_scores_never_learn_faster_than_they_may(scheduler):
+    model, optimizer, pruner = pruned(Movement())
+    schedule = {
+        "OneCycleLR": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.5, total_steps=20),
+        "LambdaLR": lambda o: LambdaLR(o, lambda step: min(1.0, step / 5)),
+        "none": lambda o: None,
+    }[scheduler](optimizer)
+    before = pruner.state_dict()["scores"]["blocks.0.up.weight"]["score"].clone()
+    for step in range(20):
+        train(model, optimizer, range(step, step + 1))
+        now = pruner.state_dict()["scores"]["blocks.0.up.weight"]["score"].clone()
+        assert (now - before).abs().max() < 1.2e-2
+        before = now
+        if schedule is not None:
+            schedule.step()
+
+
+def test_scores_rest_where_the_weights_do():
+    model, optimizer, pruner = pruned(
+        Movement(), make=lambda m: torch.optim.SGD(m.parameters(), lr=0)
+    )
+    train(model, optimizer, range(3))
+    assert not any(score.any() for score in pruner.scores().values())
+
+
+def test_weights_loaded_into_a_gated_model_are_those_beneath():
+    model, _, pruner = pruned(L0(target=0.7))
+    model.eval()
+    loss_of(model, 0)
+    fresh = net(seed=9).state_dict()
+    model.load_state_dict(fresh)
+    model.train()
+    loss_of(model, 0)
+    name = "blocks.0.up.weight"
+    assert torch.equal(pruner.state_dict()["beneath"][name], fresh[name])
+
+
+def test_gates_that_became_weights_do_not_open_again():
+    criterion = L0(target=0.7)
+    model, optimizer, pruner = pruned(criterion)
+    train(model, optimizer, range(36))
+    longer = pruned(criterion, ramp(end=60))[2]
+    with pytest.raises(UsageError, match="end=60 they would apply once more"):
+        longer.load_state_dict(pruner.state_dict())
+    pruned(criterion)[2].load_state_dict(pruner.state_dict())
+    dormant, optimizer, pruner = pruned(Movement())
+    train(dormant, optimizer, range(36))
+    pruned(Movement(), ramp(end=60))[2].load_state_dict(pruner.state_dict())
+
+
+@pytest.mark.parametrize("criterion", [Movement(), SoftMovement(), L0(), L0(target=0.7)], ids=repr)
+def test_scores_that_are_not_finite_stop_the_run(criterion):
+    model, optimizer, _ = pruned(criterion)
+    train(model, optimizer, range(4))
+    optimizer.zero_grad()
+    (loss_of(model, 4) * torch.nan).backward()
+    with pytest.raises(Diverged, match=r"hold NaN"):
+        optimizer.step()
+        train(model, optimizer, range(5, 40))
+
+
+def test_training_in_evaluation_mode():
+    """As adapters are sometimes trained: two forwards for one backward, weights free."""
+    model, optimizer, pruner = pruned(PINS.released())
+    train(model, optimizer, range(14))
+    model.eval()
+    optimizer.zero_grad()
+    (loss_of(model, 14) + loss_of(model, 15)).backward()
+    optimizer.step()
+    assert pruner.step == 15
+
+
+def test_fp16_gradients_do_not_underflow():
+    """A fused optimizer's gradients are scaled when the criterion sees them."""
+    scores = []
+    for dtype in (torch.float32, torch.float16):
+        model = net().to(dtype)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+        pruner = Pruner(model, optimizer, Sensitivity(), ramp())
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 2.0**-10)
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0**16), torch.tensor(0.0)
+        optimizer.step()
+        scores.append(pruner.scores()["blocks.0.up.weight"])
+    assert scores[1].all()
+    torch.testing.assert_close(*scores, rtol=1e-3, atol=0)

@@ -166,6 +166,11 @@ def _select(scores: Mapping[str, Tensor], pattern: Element, sparsity: float) -> 
         score = scores[name]
         if is_sharded(score):
             shards.add(name)
+            if group not in (None, shard_group(score)):
+                raise UsageError(
+                    f"{name} is sharded over other processes than the matrices before it; rank "
+                    "matrices on one device mesh together, or use PerMatrix()"
+                )
             group = shard_group(score)
         units = pattern.units(local(score)).flatten()
         samples[name] = _wide(units[::_STRIDE])
@@ -200,7 +205,8 @@ def _select(scores: Mapping[str, Tensor], pattern: Element, sparsity: float) -> 
     first = 0
     for name, parts in candidates.items():
         mask = masks[name].flatten()
-        mask[places[name][lost[first + (here if name in shards else 0)]]] = False
+        mine = lost[first + (here if name in shards else 0)].to(mask.device)
+        mask[places[name][mine]] = False
         masks[name] = mask.view_as(masks[name])
         first += len(parts)
     return masks
@@ -226,7 +232,9 @@ def _gather(vectors: Mapping[str, Tensor], shards: set[str], group: Any) -> dict
 
 
 def _flat(parts: Mapping[str, list[Tensor]]) -> list[Tensor]:
-    return [part for of_one in parts.values() for part in of_one]
+    """One after the other, on the first one's device: a model may be spread over several."""
+    every = [part for of_one in parts.values() for part in of_one]
+    return [part.to(every[0].device) for part in every]
 
 
 def _sum(counts: Mapping[str, list[Tensor]]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 import transformers
@@ -16,6 +17,7 @@ from transformers.trainer import OPTIMIZER_NAME
 from prunella.allocation import Global
 from prunella.criteria.base import Criterion
 from prunella.errors import Diverged, UsageError
+from prunella.masks import check_copies
 from prunella.pruner import Pruner
 from prunella.schedules import Schedule
 from prunella.sharding import is_sharded
@@ -53,7 +55,9 @@ class PruningCallback(TrainerCallback):
         self.allocation = allocation
         self.options = options
         self.pruner: Pruner | None = None
+        self._state = TrainerState()
         self._hooks: list[RemovableHandle] = []
+        self._loaded: dict[str, Any] | None = None  # while an earlier pruner was still attached
 
     def on_train_begin(
         self,
@@ -66,7 +70,7 @@ class PruningCallback(TrainerCallback):
     ) -> None:
         if model is None or optimizer is None:
             raise UsageError("PruningCallback belongs to a Trainer, which hands it a model")
-        _check_arguments(args, model)
+        self._release()  # where an earlier train() broke off
         self.pruner = Pruner(
             model,
             optimizer,
@@ -76,35 +80,54 @@ class PruningCallback(TrainerCallback):
             total_steps=state.max_steps,
             **self.options,
         )
-        inner = self.pruner.optimizer
-        # Loaded before this event came; what an optimizer does not know it keeps as it is.
-        saved = inner.state.pop(_ENTRY, None)  # type: ignore[call-overload]
-        if saved is not None:
-            self.pruner.load_state_dict(saved)
-        if self.pruner.step != state.global_step:
-            self.pruner.detach()
+        self._state = state
+        try:
+            _check_arguments(args, model, self.pruner)
+            self._resume(self.pruner, state.global_step)
+        except UsageError:
+            self._release()
+            raise
+        self._hooks = [
+            self.pruner.optimizer.register_state_dict_post_hook(self._save),
+            self.pruner.optimizer.register_load_state_dict_pre_hook(self._load),
+        ]
+
+    def _resume(self, pruner: Pruner, step: int) -> None:
+        """Take up what came with the optimizer's state, which was loaded before training began."""
+        # What an optimizer does not know it keeps as it is.
+        saved = pruner.optimizer.state.pop(_ENTRY, self._loaded)  # type: ignore[call-overload]
+        self._loaded = None
+        if step == 0:
+            return
+        # The Trainer counts steps that a gradient scaler skipped, the pruner does not.
+        if saved is None or saved["global_step"] != step:
+            held = "no pruner" if saved is None else f"one of step {saved['global_step']}"
             raise UsageError(
-                f"the Trainer resumes at step {state.global_step}, but the checkpoint holds "
-                f"{'no pruner' if saved is None else f'a pruner at step {self.pruner.step}'}; "
+                f"the Trainer resumes at step {step}, but the checkpoint holds {held}; "
                 "resume from one that a Trainer with a PruningCallback wrote, without "
                 "save_only_model"
             )
-        self._hooks = [
-            inner.register_state_dict_post_hook(self._save),
-            inner.register_load_state_dict_pre_hook(self._load),
-        ]
+        pruner.load_state_dict(saved)
 
     def _save(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
         assert self.pruner is not None
-        state_dict["state"][_ENTRY] = self.pruner.state_dict()
+        entry = self.pruner.state_dict() | {"global_step": self._state.global_step}
+        state_dict["state"][_ENTRY] = entry
 
     def _load(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         assert self.pruner is not None
         states = dict(state_dict["state"])
-        saved = states.pop(_ENTRY, None)
-        if saved is not None:
-            self.pruner.load_state_dict(saved)
+        self._loaded = states.pop(_ENTRY, None)
+        if self._loaded is not None:
+            self.pruner.load_state_dict(self._loaded)
         return state_dict | {"state": states}
+
+    def _release(self) -> None:
+        if self.pruner is not None:
+            self.pruner.detach()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def on_step_end(
         self,
@@ -114,8 +137,9 @@ class PruningCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         assert self.pruner is not None
+        schedule = self.pruner.schedule
         # What was evaluated before this step was not yet as sparse as it is to be.
-        if self.pruner.step <= self.pruner.schedule.final_update() + 1:
+        if schedule.final and self.pruner.step <= schedule.final_update() + 1:
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def on_log(
@@ -138,17 +162,27 @@ class PruningCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         assert self.pruner is not None
-        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            file = Path(state.best_model_checkpoint) / OPTIMIZER_NAME
-            saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            self.pruner.load_state_dict(saved["state"][_ENTRY])
-        self.pruner.detach()
-        for hook in self._hooks:
-            hook.remove()
+        try:
+            if self.pruner.step <= self.pruner.schedule.final_update():
+                warn(
+                    f"training ended after {self.pruner.step} steps that count, before the "
+                    f"schedule's last selection at step {self.pruner.schedule.final_update()}: the "
+                    f"sparsity is {self.pruner.sparsity:.4f}",
+                    stacklevel=2,
+                )
+            # Where the file is missing, the Trainer has warned and kept the last model.
+            file = Path(state.best_model_checkpoint or "") / OPTIMIZER_NAME
+            if args.load_best_model_at_end and state.best_model_checkpoint and file.exists():
+                saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                self.pruner.load_state_dict(saved["state"][_ENTRY])
+        finally:
+            self._release()
 
 
-def _check_arguments(args: TrainingArguments, model: nn.Module) -> None:
+def _check_arguments(args: TrainingArguments, model: nn.Module, pruner: Pruner) -> None:
     """Raise UsageError where checkpoints would lack what the pruner needs of them."""
+    if args.n_gpu > 1:
+        check_copies(pruner.rest)  # the Trainer wraps the model in DataParallel
     if args.load_best_model_at_end and args.save_only_model:
         raise UsageError(
             "load_best_model_at_end=True needs the best model's masks, which save_only_model=True "

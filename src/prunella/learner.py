@@ -14,8 +14,9 @@ from prunella.criteria.base import Criterion
 class ScoreLearner:
     """Steps a criterion's scores at the learning rate that the weights' schedule makes of theirs.
 
-    The multiplier of a weight's group is its learning rate over ``initial_lr``, which torch's
-    schedulers note there; without such a note, over the highest one seen so far.
+    The multiplier of a weight's group is its learning rate over the highest: the ``max_lr`` or
+    ``initial_lr`` that torch's schedulers note in the group, or what has been seen so far, if that
+    is more. (``CyclicLR`` notes only its lowest; warm-ups by hand note nothing.)
 
     Args:
         criterion: whose ``learner`` the optimizer is.
@@ -54,11 +55,17 @@ class ScoreLearner:
             self._scores[name].grad = gradient
         for ours, index in zip(self._optimizer.param_groups, self._highest, strict=True):
             lr = float(weights[index]["lr"])
-            initial = float(weights[index].get("initial_lr", 0.0))
-            highest = self._highest[index] = initial or max(lr, self._highest[index])
-            ours["lr"] = self._optimizer.defaults["lr"] * (lr / highest if highest else 1.0)
+            noted = (float(weights[index].get(key, 0.0)) for key in ("max_lr", "initial_lr"))
+            highest = self._highest[index] = max(lr, *noted, self._highest[index])
+            ours["lr"] = self._optimizer.defaults["lr"] * (lr / highest if highest else 0.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
+
+    def move(self, name: str, device: torch.device) -> None:
+        """Follow a score to another device."""
+        for key, value in self._optimizer.state.get(self._scores[name], {}).items():
+            if value.dim():
+                self._optimizer.state[self._scores[name]][key] = value.to(device)
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """By parameter name the optimizer's tensors, and the highest learning rate seen."""

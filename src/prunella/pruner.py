@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
-from weakref import WeakSet
+from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +16,24 @@ from prunella.allocation import Global
 from prunella.criteria.base import Criterion, View
 from prunella.errors import Diverged, UsageError
 from prunella.learner import ScoreLearner
-from prunella.masks import Covers, Watch
+from prunella.masks import Masks, Rest, check_copies
+from prunella.optimizers import groups_of, is_rehearsal, overwrites_gradients, unwrap_optimizer
 from prunella.prunable import Count, Scopes, find_prunable, named_parameters, unwrap
 from prunella.schedules import Schedule
-from prunella.sharding import is_sharded, local, nonzeros, part_of, shard_group, spread, whole
+from prunella.sharding import (
+    is_sharded,
+    local,
+    nonzeros,
+    part_of,
+    put_away,
+    shard_group,
+    spread,
+    whole,
+)
 
-_attached: WeakSet[Optimizer] = WeakSet()
+_taken: WeakSet[Optimizer] = WeakSet()
+# Who prunes a module's parameters.
+_owners: WeakKeyDictionary[nn.Module, dict[str, ReferenceType[Pruner]]] = WeakKeyDictionary()
 
 
 class Pruner:
@@ -39,10 +50,15 @@ class Pruner:
     restarts from there if it is selected again. *Free* (``hold=False``), it grows from zero.
     *Dormant* (movement pruning), it keeps its value and can come back with it. Whatever is not
     zero is set aside whenever a module runs in evaluation mode or gives its state, and returns
-    with the next forward in training mode. Do neither between a forward and its backward.
+    with the next forward in training mode. Do neither between a forward and its backward. (Held
+    and dormant weights are covered after every step; nothing need watch the model for that.)
 
     Where ``fully_shard`` has cut the parameters up, every process keeps the masks and scores of
-    its part, and the masks are those of one process that holds everything.
+    its part, and the masks are those of one process that holds everything. All processes must
+    then take part wherever something is counted, saved or loaded.
+
+    An optimizer takes one pruner. On a model that has one already, of another optimizer, the new
+    one takes its place: the earlier one is detached.
 
     Args:
         model: any module; wrappers of torch.compile and data-parallel training are looked through.
@@ -60,6 +76,8 @@ class Pruner:
     Attributes:
         step: successful optimizer steps so far; those that a gradient scaler skips do not count.
         frozen: names of parameters left out because they are not trained.
+        is_outcome: whether sparsity is what comes of the criterion's threshold and penalty, and
+            not what the schedule asks for.
 
     Raises:
         UsageError: nothing to prune, an optimizer that lacks a prunable parameter, steps inside
@@ -84,7 +102,7 @@ class Pruner:
         _check_type("schedule", schedule, Schedule, "Cubic(0.9, begin=200, end=2400)")
         _check_type("allocation", allocation, Global, "Global(NM(2, 4))")
         self.model = unwrap(model)
-        self.optimizer = _unwrap_optimizer(optimizer)
+        self.optimizer = unwrap_optimizer(optimizer)
         self.criterion = criterion
         self.schedule = schedule.resolve(total_steps)
         self.allocation = allocation
@@ -92,80 +110,30 @@ class Pruner:
         self.step = 0
         self._prunable, self.frozen = find_prunable(self.model, parameters, include_biases)
         self.scopes = Scopes.of(self.model, self._prunable)
-        self._check(hold)
+        self._masks = Masks(self._prunable, self.rest, self._gate)
+        self._check(model, hold)
 
         self._reads_before = _overrides(criterion, "before_step")
         self._reads_after = _overrides(criterion, "after_step")
         self._learns = _overrides(criterion, "learner") and self.schedule.final > 0
-        self._gated = criterion.gated and self.schedule.final > 0
+        self.is_outcome = self._learns and criterion.outcome(torch.zeros(1), 1.0) is not None
         self._copies: dict[str, Tensor] = {}  # of this step's gradients, where they are needed
-        self._open = False  # between the two hooks of a step that counts
-        self._pruned = False  # masks are all True until the first selection
-        self._covers = Covers(self._prunable)
+        self._stepping: list[Tensor | None] | None = None  # gradients, between a step's two hooks
         self._adopt()
         self._attach()
 
     # --- attaching ---------------------------------------------------------------------------
 
-    def _attach(self) -> None:
-        self._hooks: list[RemovableHandle] = [
-            self.optimizer.register_step_pre_hook(self._before),
-            self.optimizer.register_step_post_hook(self._after),
-        ]
-        if self._gated or not self.hold:
-            self._hooks += self._watch()
-        _attached.add(self.optimizer)
+    @property
+    def rest(self) -> Rest:
+        """What becomes of pruned weights between two selections."""
+        if self.criterion.gated and self.schedule.final:
+            return "gated"
+        if self.criterion.dormant:
+            return "dormant"
+        return "held" if self.hold else "free"
 
-    def _adopt(self) -> None:
-        """Take the parameters as they are now, with fresh masks and scores."""
-        self._parameters = {name: p.parameter for name, p in self._prunable.items()}
-        self._group = self._groups()
-        weights = {name: local(parameter).detach() for name, parameter in self._parameters.items()}
-        self._masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
-        self._state = {name: self.criterion.init(weight) for name, weight in weights.items()}
-        scores = {name: state["score"] for name, state in self._state.items() if self._learns}
-        self._learner = ScoreLearner(self.criterion, scores, self._group) if scores else None
-
-    def _follow(self) -> None:
-        """Take up parameters that were swapped since the last step, as ``fully_shard`` does."""
-        if any(map(is_sharded, self._parameters.values())):
-            for module in self.model.modules():
-                if isinstance(module, _fsdp_module()):  # may have left gathered copies in place
-                    module.reshard()
-        if all(
-            self._prunable[name].parameter is known and local(known).device == mask.device
-            for (name, known), mask in zip(
-                self._parameters.items(), self._masks.values(), strict=True
-            )
-        ):
-            return
-        if self.step:
-            raise UsageError(
-                f"the model's parameters were replaced or moved after step "
-                f"{self.step - 1}, and masks and scores belong to the old ones; make the pruner "
-                "anew and load_state_dict() it"
-            )
-        self._check_layout()
-        self._adopt()
-
-    def _groups(self) -> dict[str, int]:
-        """The optimizer's parameter group of each prunable parameter, by index."""
-        where = {
-            id(parameter): index
-            for index, group in enumerate(self.optimizer.param_groups)
-            for parameter in group["params"]
-        }
-        missing = [n for n, p in self._prunable.items() if id(p.parameter) not in where]
-        if missing:
-            raise UsageError(
-                f"the optimizer lacks {len(missing)} of the {len(self._prunable)} prunable "
-                f"parameters, {missing[0]} to begin with; build it from this model's parameters "
-                "as they are now (after sharding, or with accelerator.prepare), or choose among "
-                "those it holds with parameters=[...]"
-            )
-        return {name: where[id(p.parameter)] for name, p in self._prunable.items()}
-
-    def _check(self, hold: bool | None) -> None:
+    def _check(self, model: nn.Module, hold: bool | None) -> None:
         if self.criterion.dormant and hold is not None:
             raise UsageError(
                 f"hold={hold} does not apply to {self.criterion!r}, whose pruned weights lie "
@@ -176,11 +144,13 @@ class Pruner:
                 f"{self.criterion!r} is to reach {self.criterion.target}, but the schedule ends "
                 f"at {self.schedule.final}; give both the same sparsity"
             )
-        if self.optimizer in _attached:
+        if self.optimizer in _taken:
             raise UsageError(
                 "the optimizer already has a pruner; detach() that one first, or give one pruner "
                 "all the parameters"
             )
+        if isinstance(model, nn.DataParallel):
+            check_copies(self.rest)
         self.allocation.check(
             {n: tuple(p.oriented(p.parameter).shape) for n, p in self._prunable.items()},
             self.schedule.final,
@@ -199,17 +169,81 @@ class Pruner:
             if is_sharded(prunable.parameter):
                 shard_group(prunable.parameter)
 
+    def _attach(self) -> None:
+        for prunable in self._prunable.values():
+            owners = _owners.setdefault(prunable.module, {})
+            earlier = owners.get(prunable.attribute, lambda: None)()
+            if earlier is not None:
+                earlier.detach()
+            owners[prunable.attribute] = ref(self)
+        _taken.add(self.optimizer)
+        self._hooks: list[RemovableHandle] = [
+            self.optimizer.register_step_pre_hook(self._before),
+            self.optimizer.register_step_post_hook(self._after),
+            *self._masks.watch(self.model, self._on_forward, self._on_save, self._on_load),
+        ]
+
+    @property
+    def _is_attached(self) -> bool:
+        return bool(self._hooks)
+
     def detach(self) -> None:
         """Remove all hooks; pruned weights are zero, and what they were beneath is gone."""
-        if self._hooks:  # a second call leaves what was trained since alone
-            self._follow()
-            self._dress(self._prunable, training=False)
-            self._zero()
-        self._covers.drop()
+        if not self._is_attached:  # what was trained since is left alone
+            return
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        _attached.discard(self.optimizer)
+        _taken.discard(self.optimizer)
+        for prunable in self._prunable.values():
+            _owners.get(prunable.module, {}).pop(prunable.attribute, None)
+        if not self._is_replaced():
+            self._move()
+            self._masks.settle()
+
+    def _adopt(self) -> None:
+        """Take the parameters as they are now, with fresh masks and scores."""
+        with torch.inference_mode(False):
+            self._parameters = {name: p.parameter for name, p in self._prunable.items()}
+            self._group = groups_of(self.optimizer, self._parameters)
+            weights = {name: local(p).detach() for name, p in self._parameters.items()}
+            self._masks.reset(weights)
+            self._state = {name: self.criterion.init(weight) for name, weight in weights.items()}
+            scores = {name: state["score"] for name, state in self._state.items() if self._learns}
+            self._learner = ScoreLearner(self.criterion, scores, self._group) if scores else None
+
+    def _follow(self) -> None:
+        """Take up parameters that were moved or, before the first step, replaced since last time.
+
+        ``fully_shard`` replaces them.
+        """
+        if self._is_replaced():
+            if self.step:
+                raise UsageError(
+                    f"the model's parameters were replaced after step {self.step - 1}, and masks "
+                    "and scores belong to the old ones; make the pruner anew and load_state_dict() "
+                    "it"
+                )
+            self._check_layout()
+            self._adopt()
+        self._move()
+
+    def _is_replaced(self) -> bool:
+        if any(map(is_sharded, self._parameters.values())):
+            put_away(self.model)
+        return any(
+            self._prunable[name].parameter is not known for name, known in self._parameters.items()
+        )
+
+    def _move(self) -> None:
+        for name, parameter in self._parameters.items():
+            device = local(parameter).device
+            if self._masks.values[name].device != device:
+                self._masks.move(name, device)
+                for tensor in self._state[name].values():
+                    tensor.data = tensor.data.to(device)
+                if self._learner is not None:
+                    self._learner.move(name, device)
 
     # --- one optimizer step ------------------------------------------------------------------
 
@@ -220,77 +254,79 @@ class Pruner:
                 "optimizer.step(closure) computes the gradients inside the step, where a pruner "
                 "cannot see them; call backward() yourself and step() without a closure"
             )
-        # A subclass that calls its parent's step may run the hooks twice: the inner pair counts.
-        if self._open:
+        gradients = [prunable.parameter.grad for prunable in self._prunable.values()]
+        # A subclass that calls its parent's step runs the hooks twice: the outer pair begins a
+        # step, the inner one ends it. With other gradients it is a new step, the last one failed.
+        if self._stepping is not None and all(map(_is, gradients, self._stepping)):
             return
         self._follow()
-        for name in self._prunable:
-            self._covers.lift(name)
+        self._masks.bare()
         # Fused optimizers run their hooks even on steps that a gradient scaler makes them skip,
         # and unscale the gradients themselves, inside the step.
         found_inf = getattr(optimizer, "found_inf", None)
-        if (found_inf is not None and bool(found_inf)) or self._is_rehearsal():
+        if (found_inf is not None and bool(found_inf)) or is_rehearsal(optimizer):
             return
-        self._open = True
+        self._stepping = gradients
         self._copies = self._spoiled_gradients(getattr(optimizer, "grad_scale", None))
         if self._reads_before:
             for name in self._prunable:
                 self.criterion.before_step(self._view(name))
-        if self._learner is not None and not self._settled(self.step - 1):
+        if self._learner is not None and not self._masks.settled:
             self._learn(self._learner)
 
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._open:
-            self._open = False
+        if self._stepping is not None:
+            self._stepping = None
             if self._reads_after:
                 for name in self._prunable:
                     self.criterion.after_step(self._view(name))
             self._copies = {}
             self._choose()
             self.step += 1
-        if self._settled(self.step - 1) or (self.hold and not self.criterion.dormant):
-            self._zero()
-        elif self.criterion.dormant:
-            self._dress(self._prunable, training=False)
-
-    def _is_rehearsal(self) -> bool:
-        """Whether this is the empty step by which torch's checkpoints make an optimizer's state."""
-        if any(float(group["lr"]) for group in self.optimizer.param_groups):
-            return False
-        gradients = [p.parameter.grad for p in self._prunable.values()]
-        return not any(g is not None and local(g).any() for g in gradients)
-
-    def _settled(self, step: int) -> bool:
-        """Whether no mask changes after a step any more; weights are then plain ones, held."""
-        return self.schedule.final > 0 and self.schedule.frozen(step)
+        if self._masks.settled or self.rest == "held":
+            self._masks.zero()
+        elif self.rest != "free":
+            self._masks.dress(self._prunable, training=False)
 
     def _choose(self) -> None:
         """New masks, where the schedule says so or the criterion has its own."""
         if self.is_outcome:
-            if not self._settled(self.step - 1):
+            if not self._masks.settled:
                 self._threshold(self._progress(self.step))
         elif self.schedule.updates(self.step):
             self._select(self.schedule.sparsity(self.step))
-        if self._settled(self.step) and self.criterion.dormant and not self._settled(self.step - 1):
-            self._dress(self._prunable, training=False)
-            self._covers.drop()
+        if not self._masks.settled and self._is_settled(self.step):
+            self._masks.settle()
+
+    def _is_settled(self, step: int) -> bool:
+        """Whether no mask changes after a step any more."""
+        return self.schedule.final > 0 and self.schedule.frozen(step)
 
     def _learn(self, learner: ScoreLearner) -> None:
         """Let the scores take a step, and hide from the optimizer what the masks hide."""
         gradients = {}
         for name, prunable in self._prunable.items():
             view = self._view(name, since=self.step - 1)
-            if self._gated:
+            if self.rest == "gated":
                 view.gate = self.criterion.gate(view, training=True)
             gradients[name] = self.criterion.gradient(view)
             if prunable.parameter.grad is not None:
                 gradient = local(prunable.parameter.grad)
                 if view.gate is not None:
                     gradient.mul_(view.gate)
-                if self._is_masked(training=True):
-                    gradient.mul_(self._masks[name])
+                if self._hides(training=True):
+                    gradient.mul_(self._masks.values[name])
         learner.step(gradients, self.optimizer.param_groups)
+
+    def _gate(self, name: str, training: bool) -> Tensor:
+        gate = self.criterion.gate(self._view(name, gradient=False), training)
+        return gate.mul_(self._masks.values[name]) if self._hides(training) else gate
+
+    def _hides(self, training: bool) -> bool:
+        """Whether masks hide weights: not in training those of random gates that have no target."""
+        opens = training and self.rest == "gated" and self.is_outcome
+        return self._masks.chosen and not opens
 
     def _spoiled_gradients(self, scale: Tensor | None) -> dict[str, Tensor]:
         """Copies of the gradients that are scaled, or that the optimizer is going to overwrite."""
@@ -301,47 +337,48 @@ class Pruner:
             gradient = local(prunable.parameter.grad)
             group = self.optimizer.param_groups[self._group[name]]
             if scale is not None and (self._reads_before or self._reads_after or self._learns):
-                copies[name] = gradient / scale.to(gradient.device)
-            # Of torch's optimizers only SGD's foreach Nesterov writes into gradients.
-            elif group.get("nesterov") and not group.get("fused") and self._reads_after:
+                wide = torch.promote_types(gradient.dtype, torch.float32)  # or it may underflow
+                copies[name] = gradient.to(wide) / scale.to(gradient.device)
+            elif overwrites_gradients(group) and self._reads_after:
                 copies[name] = gradient.clone()
         return copies
 
     def _view(self, name: str, gradient: bool = True, since: int | None = None) -> View:
         """A parameter now, with the progress that its mask is of: by default this step's."""
         parameter = self._prunable[name].parameter
-        state = self.optimizer.state.get(parameter, {})
-        if gradient and name not in self._copies and parameter.grad is not None:
-            seen: Tensor | None = local(parameter.grad)
-        else:
-            seen = self._copies.get(name) if gradient else None
+        seen = self._copies.get(name, parameter.grad) if gradient else None
         return View(
             name=name,
             weight=local(parameter).detach(),
-            gradient=seen,
+            gradient=None if seen is None else local(seen),
             step=self.step,
             state=self._state[name],
             group=self.optimizer.param_groups[self._group[name]],
-            optimizer_state={k: local(v) if isinstance(v, Tensor) else v for k, v in state.items()},
+            optimizer_state={
+                key: local(value) if isinstance(value, Tensor) else value
+                for key, value in self.optimizer.state.get(parameter, {}).items()
+            },
             progress=self._progress(self.step if since is None else since),
             tensors=len(self._prunable),
             layout=parameter,
         )
 
     def _progress(self, step: int) -> float:
-        """How far sparsity has come after a step, in [0, 1]."""
-        if step < 0 or not self.schedule.final:
+        """How far sparsity has come after a step, in [0, 1]; nowhere until the first selection."""
+        if not self.schedule.final or step < self.schedule.first_update():
             return 0.0
         return self.schedule.sparsity(step) / self.schedule.final
 
     def _threshold(self, progress: float) -> None:
         """The criterion's own masks, matrix by matrix."""
         for name, state in self._state.items():
+            if state["score"].isnan().any():
+                raise Diverged(f"the scores of {name} hold NaN at step {self.step}")
             parameter = self._prunable[name].parameter
             mask = self.criterion.outcome(whole(spread(state["score"], parameter)), progress)
             assert mask is not None
-            self._masks[name] = part_of(mask, parameter)
-        self._pruned = True
+            self._masks.values[name] = part_of(mask, parameter)
+        self._masks.chosen = True
 
     def _select(self, sparsity: float) -> None:
         if sparsity == 0:
@@ -361,77 +398,43 @@ class Pruner:
             prunable = self._prunable[name]
             mask = prunable.oriented(mask).contiguous()
             apart = is_sharded(prunable.parameter) and self._rows_apart(name)
-            self._masks[name] = mask if apart else part_of(mask, prunable.parameter)
-        self._pruned = True
-        if not self.criterion.dormant:
-            self._zero()
+            self._masks.values[name] = mask if apart else part_of(mask, prunable.parameter)
+        self._masks.chosen = True
+        if self.rest == "free":
+            self._masks.zero()
 
     def _rows_apart(self, name: str) -> bool:
         """Whether masks can be chosen by processes that see some rows of a matrix each."""
         return self.allocation.pattern.within_rows and not self._prunable[name].transposed
 
-    @torch.no_grad()
-    def _zero(self) -> None:
-        """Set pruned weights to zero."""
-        if self._pruned:
-            for name, mask in self._masks.items():
-                local(self._prunable[name].parameter).mul_(mask)
-
-    # --- what the model sees of its weights --------------------------------------------------
-
-    def _watch(self) -> Iterator[RemovableHandle]:
-        """Hooks on every module that holds a prunable parameter, and on the model as a whole.
-
-        The whole is needed for modules whose weights are used without their own forward
-        (``nn.MultiheadAttention.out_proj``), the parts for whoever calls or saves only them.
-        """
-        names: dict[nn.Module, list[str]] = {self.model: list(self._prunable)}
-        for name, prunable in self._prunable.items():
-            names.setdefault(prunable.module, []).append(name)
-        for module, held in names.items():
-            # Before fully_shard's own, which gathers the weights.
-            yield module.register_forward_pre_hook(Watch(self._on_forward, held), prepend=True)
-            yield module.register_state_dict_pre_hook(Watch(self._on_state_dict, held))
+    # --- hooks of the model ------------------------------------------------------------------
 
     def _on_forward(self, names: Iterable[str], module: nn.Module) -> None:
         if module is self.model:
             self._follow()
         # Inside the forward of a sharded part its modules hold gathered copies, made when dressed.
         here = [n for n in names if self._prunable[n].parameter is self._parameters[n]]
-        self._dress(here, module.training)
+        self._masks.dress(here, module.training)
 
-    def _on_state_dict(self, names: Iterable[str], module: nn.Module) -> None:
+    def _on_save(self, names: Iterable[str], module: nn.Module) -> None:
         self._follow()
-        self._dress(names, training=False)
+        self._masks.dress(names, training=False)
 
-    @torch.no_grad()
-    def _dress(self, names: Iterable[str], training: bool) -> None:
-        """Cover weights as they are to be seen: free ones not at all in training."""
-        if not self._hooks or self._settled(self.step - 1):  # detached, or plain weights by now
-            return
-        for name in names:
-            if self._gated:
-                kind = f"gate of step {self.step}" if training else "fixed gate"
-                self._covers.lay(name, kind, partial(self._gate, name, training))
-            elif training and not self.criterion.dormant:
-                self._covers.lift(name)
-            elif self._pruned:
-                self._covers.lay(name, "mask", partial(self._masks.__getitem__, name))
+    def _on_load(self, names: Iterable[str], module: nn.Module) -> None:
+        self._masks.loaded(names)
 
-    def _gate(self, name: str, training: bool) -> Tensor:
-        gate = self.criterion.gate(self._view(name, gradient=False), training)
-        return gate.mul_(self._masks[name]) if self._is_masked(training) else gate
-
-    def _is_masked(self, training: bool) -> bool:
-        """Whether masks hide weights: not in training those of random gates that have no target."""
-        return self._pruned and not (training and self._gated and self.is_outcome)
+    def _show(self) -> None:
+        """Have the model show its pruned weights, as evaluated."""
+        if self._is_attached:
+            self._follow()
+            self._masks.dress(self._prunable, training=False)
 
     # --- looking at it -----------------------------------------------------------------------
 
     @property
     def masks(self) -> dict[str, Tensor]:
         """name -> bool tensor of the parameter's shape and layout, True = kept."""
-        return {n: spread(mask, self._parameters[n]) for n, mask in self._masks.items()}
+        return {n: spread(mask, self._parameters[n]) for n, mask in self._masks.values.items()}
 
     @property
     def sparsity(self) -> float:
@@ -458,19 +461,13 @@ class Pruner:
 
     def summary(self) -> Summary:
         """Weights and non-zero weights of the pruned model, in three scopes; prints as a table."""
-        self._follow()
-        self._dress(self._prunable, training=False)
+        self._show()
         return Summary(
             self.step,
             self.scopes.count(dict(named_parameters(self.model))),
             tuple(self.frozen),
             self.is_outcome,
         )
-
-    @property
-    def is_outcome(self) -> bool:
-        """Whether sparsity is what came of threshold and penalty, and not what was asked for."""
-        return self._learns and self.criterion.outcome(torch.zeros(1), 1.0) is not None
 
     # --- saving ------------------------------------------------------------------------------
 
@@ -481,27 +478,23 @@ class Pruner:
         copied. ``beneath`` holds the weights as they are beneath their masks, ``learner`` the state
         of the scores' optimizer.
         """
-        self._follow()
-        self._dress(self._prunable, training=False)
+        self._show()
         state: dict[str, Any] = {
             "step": self.step,
             "settings": self._settings(),
+            "settled": self._masks.settled,
             "masks": self.masks,
             "scores": {n: self._spread(n, tensors) for n, tensors in self._state.items()},
         }
-        if self._sets_aside:
+        if self.rest != "held":
             state["beneath"] = {
-                n: spread(self._covers.beneath(n), p) for n, p in self._parameters.items()
+                n: spread(self._masks.beneath(n), p) for n, p in self._parameters.items()
             }
         if self._learner is not None:
             state["learner"] = {
                 n: self._spread(n, tensors) for n, tensors in self._learner.state_dict().items()
             }
         return state
-
-    @property
-    def _sets_aside(self) -> bool:
-        return self._gated or self.criterion.dormant or not self.hold
 
     def _spread(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Laid out as the parameter is, where they are of its shape."""
@@ -526,7 +519,8 @@ class Pruner:
 
         Raises:
             UsageError: the state is of another criterion, allocation or ``hold``, or of other
-                parameters. The schedule may change, as where training is to go on for longer.
+                parameters. The schedule may change, as where training is to go on for longer, but
+                not so that gates which are part of the weights by now would open again.
         """
         self._follow()
         for setting, value in self._settings().items():
@@ -545,8 +539,13 @@ class Pruner:
                 f"the state was saved for other parameters; {odd[0]} and {len(odd) - 1} more are "
                 "in one of the two only, or of another shape"
             )
-        self.step = state["step"]
-        self._covers.drop()
+        settled = self._is_settled(state["step"] - 1)
+        if state["settled"] and not settled and self.rest == "gated":
+            raise UsageError(
+                f"the gates became part of the weights when the saved run's schedule ended, before "
+                f"step {state['step']}; with end={self.schedule.end} they would apply once more: "
+                "keep the schedule it was saved with"
+            )
 
         def ours(name: str, value: Any) -> Any:
             """Our part of a saved tensor, in memory of its own."""
@@ -556,11 +555,14 @@ class Pruner:
             moved = whole(value).to(local(parameter).device) if value.dim() else value
             return (part_of(moved, parameter) if value.dim() else moved).clone()
 
+        self.step = state["step"]
+        self._masks.forget(self._prunable)
+        self._masks.settled = False
         for name in self._prunable:
-            self._masks[name] = ours(name, state["masks"][name])
+            self._masks.values[name] = ours(name, state["masks"][name])
             for key, tensor in state["scores"][name].items():
                 self._state[name][key].copy_(ours(name, tensor))
-        self._pruned = any(nonzeros(mask) < mask.numel() for mask in self.masks.values())
+        self._masks.chosen = any(nonzeros(mask) < mask.numel() for mask in self.masks.values())
         if self._learner is not None:
             self._learner.load_state_dict(
                 {
@@ -568,26 +570,22 @@ class Pruner:
                     for name, values in state["learner"].items()
                 }
             )
-        self._zero()
-        beneath = {} if self._settled(self.step - 1) else state.get("beneath", {})
-        for name, tensor in beneath.items():
-            if self._gated:
-                self._covers.restore(name, "fixed gate", None, ours(name, tensor))
-            elif self._pruned:
-                self._covers.restore(name, "mask", self._masks[name], ours(name, tensor))
+        self._masks.zero()
+        if settled:
+            self._masks.settled = True
+            return
+        for name, tensor in state.get("beneath", {}).items():
+            self._masks.restore(name, ours(name, tensor))
 
     def __getstate__(self) -> dict[str, Any]:
         """For ``copy.deepcopy`` and pickle: without the hooks, which belong to this optimizer."""
-        self._dress(self._prunable, training=False)
-        return {k: v for k, v in self.__dict__.items() if k != "_hooks"} | {
-            "attached": bool(self._hooks)
-        }
+        self._show()
+        return self.__dict__ | {"_hooks": [], "attached": self._is_attached}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Ride on the copied optimizer of the copied model as on the original."""
         attached = state.pop("attached")
         self.__dict__.update(state)
-        self._hooks = []
         if attached:
             self._attach()
 
@@ -641,36 +639,9 @@ def _check_type(name: str, value: object, kind: type, example: str) -> None:
         raise UsageError(f"{name}={value!r} is no {kind.__name__}; give one, such as {example}")
 
 
-def _fsdp_module() -> type[Any]:
-    from torch.distributed.fsdp import FSDPModule
-
-    return FSDPModule
-
-
 def _overrides(criterion: Criterion, method: str) -> bool:
     return getattr(type(criterion), method) is not getattr(Criterion, method)
 
 
-def _unwrap_optimizer(optimizer: Any) -> Optimizer:
-    inner = optimizer
-    while True:
-        kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(inner).__mro__}
-        if any("deepspeed" in kind.lower() for kind in kinds):
-            raise UsageError(
-                f"{type(optimizer).__name__} is DeepSpeed's, which steps inside its engine and "
-                "keeps the weights itself; shard with fully_shard (FSDP2) instead"
-            )
-        if not isinstance(getattr(inner, "optimizer", None), Optimizer):
-            break
-        inner = inner.optimizer
-    if not isinstance(inner, Optimizer):
-        raise UsageError(
-            f"{type(inner).__name__} is no torch.optim optimizer; the pruner works through "
-            "the step hooks that those have"
-        )
-    if hasattr(inner, "optimizer_dict"):  # Transformers' LayerWiseDummyOptimizer
-        raise UsageError(
-            f"{type(inner).__name__} stands for optimizers that step inside backward, before a "
-            "pruner can see the gradients; use one that steps when step() is called"
-        )
-    return inner
+def _is(one: object, other: object) -> bool:
+    return one is other

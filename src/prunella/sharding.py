@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunella.errors import UsageError
 
@@ -56,6 +56,15 @@ def spread(part: Tensor, like: Tensor) -> Tensor:
         shape=like.shape,
         stride=like.stride(),
     )
+
+
+def put_away(model: nn.Module) -> None:
+    """Have ``fully_shard`` free the gathered weights that a forward may have left in modules."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def nonzeros(tensor: Tensor) -> int:

@@ -122,6 +122,8 @@ class Criterion:
     def learner(self, groups: list[dict[str, Any]]) -> Optimizer | None:
         """The optimizer of the scores; its learning rate follows the weights' multiplier.
 
+        Its state must begin with zeros, as those of AdamW, SGD and Adagrad do.
+
         Args:
             groups: the scores of each of the weights' parameter groups.
         """
