@@ -14,7 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from prunella import PINS, Cubic
 from prunella.hf import PruningCallback
 
-source, data, output, *steps = sys.argv[1:]
+source, data, output = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(source)
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # GPT-2 has none
 model = AutoModelForSequenceClassification.from_pretrained(source)
