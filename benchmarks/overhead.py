@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
@@ -34,6 +35,15 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, rows: int, length: 
     model(input_ids=tokens, labels=labels).loss.backward()
     optimizer.step()
     return time.perf_counter() - start
+
+
+def tensors_of(state: Any) -> Iterator[torch.Tensor]:
+    """All tensors in a nested state."""
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from tensors_of(value)
 
 
 def timed_hooks(model: nn.Module, criterion: str, cycles: int) -> dict[str, Any]:
@@ -60,7 +70,7 @@ def timed_hooks(model: nn.Module, criterion: str, cycles: int) -> dict[str, Any]
         if number > EVERY:  # from the first selection on, when masks are applied too
             (selecting if pruner.schedule.updates(number) else plain).append(seconds)
     state = pruner.state_dict()
-    tensors = [*state["masks"].values(), *(t for s in state["scores"].values() for t in s.values())]
+    tensors = list(tensors_of(state))
     weights = sum(mask.numel() for mask in state["masks"].values())
     pruner.detach()
     return {
@@ -74,7 +84,9 @@ def timed_hooks(model: nn.Module, criterion: str, cycles: int) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
-        "--criteria", nargs="+", default=["magnitude", "fisher", "platon", "pins", "pins-released"]
+        "--criteria",
+        nargs="+",
+        default=["magnitude", "fisher", "platon", "pins", "pins-released", "movement"],
     )
     parser.add_argument("--dense-steps", type=int, default=5)
     parser.add_argument("--cycles", type=int, default=3)
