@@ -83,11 +83,8 @@ def timed_hooks(model: nn.Module, criterion: str, cycles: int) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--criteria",
-        nargs="+",
-        default=["magnitude", "fisher", "platon", "pins", "pins-released", "movement"],
-    )
+    criteria = ["magnitude", "fisher", "platon", "pins", "pins-released", "movement"]
+    parser.add_argument("--criteria", nargs="+", default=criteria)
     parser.add_argument("--dense-steps", type=int, default=5)
     parser.add_argument("--cycles", type=int, default=3)
     options = parser.parse_args()
