@@ -2,35 +2,29 @@
 
 import sys
 
-from datasets import load_dataset
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    Trainer,
-    TrainingArguments,
-)
+import datasets
+import transformers
 from transformers.trainer_utils import get_last_checkpoint
 
 from prunella import PINS, Cubic
 from prunella.hf import PruningCallback
 
 source, data, output = sys.argv[1:]
-tokenizer = AutoTokenizer.from_pretrained(source)
+transformers.set_seed(0)  # of the new classification head
+tokenizer = transformers.AutoTokenizer.from_pretrained(source)
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # GPT-2 has none
-model = AutoModelForSequenceClassification.from_pretrained(source)
+model = transformers.AutoModelForSequenceClassification.from_pretrained(source)
 model.config.pad_token_id = tokenizer.pad_token_id
 files = {split: f"{data}/{split}.tsv" for split in ("train", "dev")}
-rows = load_dataset("csv", data_files=files, delimiter="\t", quoting=3)
-rows = rows.map(lambda batch: tokenizer(batch["sentence"], truncation=True, max_length=64))
-arguments = TrainingArguments(output, max_steps=1000, save_steps=100, save_total_limit=2)
-callback = PruningCallback(PINS(), Cubic(0.9))
-trainer = Trainer(
+rows = datasets.load_dataset("csv", data_files=files, delimiter="\t", quoting=3)
+rows = rows.map(lambda row: tokenizer(row["sentence"], truncation=True, max_length=64))
+trainer = transformers.Trainer(
     model,
-    arguments,
+    transformers.TrainingArguments(output, max_steps=1000, save_steps=100, save_total_limit=2),
     train_dataset=rows["train"],
     processing_class=tokenizer,
-    callbacks=[callback],
+    callbacks=[pruning := PruningCallback(PINS(), Cubic(0.9))],
 )
 trainer.train(resume_from_checkpoint=get_last_checkpoint(output))
 trainer.save_model(output)
-print(callback.pruner.summary(), trainer.evaluate(rows["dev"]))
+print(pruning.pruner.summary(), trainer.evaluate(rows["dev"]), sep="\n")

@@ -124,8 +124,7 @@ class L0(Learned):
 
     Without a ``target`` the penalty λ·mean P(z > 0) closes gates at every step and the sparsity is
     an outcome. With one, the gates with the lowest α are shut at every selection; the others stay
-    as they are, and open by a trifle at least. As that selection meets the target, the penalty,
-    whose task it is otherwise, is then zero by default.
+    as they are, and open by a trifle at least.
 
     Source: Louizos, Welling & Kingma 2018 (arXiv 1712.01312), as used in the movement-pruning
     paper. Differs from the released code in that u is drawn anew for every optimizer step, not for
@@ -133,14 +132,13 @@ class L0(Learned):
 
     Args:
         target: the sparsity to reach; the schedule's final one.
-        penalty: λ, on the mean over matrices of the mean probability that a gate is not zero; None
-            = 125 without a target, 0 with one.
+        penalty: λ, on the mean over matrices of the mean probability that a gate is not zero.
         seed: of u, which is drawn from it, the step and the parameter's name alone, so that ranks
             and resumed runs agree.
     """
 
     target: float | None = None
-    penalty: float | None = None
+    penalty: float = 125.0
     lr: float = 1e-1
     seed: int = 0
     gated = True
@@ -150,8 +148,7 @@ class L0(Learned):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_target(self.target)
-        if self.penalty is not None:
-            _check_penalty(self.penalty)
+        _check_penalty(self.penalty)
 
     def aimed(self, sparsity: float) -> Self:
         return replace(self, target=sparsity)
@@ -182,15 +179,13 @@ class L0(Learned):
         concrete = (view.gate - self.LEFT).div_(self.RIGHT - self.LEFT)
         slope = concrete.mul_(1 - concrete).mul_((self.RIGHT - self.LEFT) / self.TEMPERATURE)
         slope.mul_((view.gate > 0) & (view.gate < 1))
-        default = 125.0 if self.target is None else 0.0
-        penalty = default if self.penalty is None else self.penalty
         stays_open = torch.sigmoid(view.state["score"] - self.TEMPERATURE * self._shift())
         return (
             view.times_gradient()
             .mul_(slope)
             .add_(
                 stays_open * (1 - stays_open),
-                alpha=penalty / (view.tensors * view.shape.numel()),
+                alpha=self.penalty / (view.tensors * view.shape.numel()),
             )
         )
 
