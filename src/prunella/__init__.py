@@ -24,7 +24,8 @@ from prunella.criteria import (
     View,
 )
 from prunella.errors import Diverged, UsageError
-from prunella.pruner import Pruner, Summary
+from prunella.prunable import Summary
+from prunella.pruner import Pruner
 from prunella.schedules import Constant, Cubic, Linear, OneShot, Schedule
 
 __version__ = "0.1.0"

@@ -223,3 +223,26 @@ class Count:
     def sparsity(self) -> float:
         """Fraction that is zero; 0 where there are no weights."""
         return 1 - self.nonzero / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is left of a model: counts by scope (see ``Scopes``) after a number of steps."""
+
+    step: int
+    counts: dict[str, Count]
+    frozen: tuple[str, ...] = ()
+    outcome: bool = False
+
+    def __str__(self) -> str:
+        title = f"after {self.step} steps"
+        rows = [f"{title:<20}{'non-zero':>15}{'of':>15}{'sparsity':>10}"]
+        rows += [
+            f"{scope:<20}{count.nonzero:>15,}{count.total:>15,}{count.sparsity:>10.2%}"
+            for scope, count in self.counts.items()
+        ]
+        if self.outcome:
+            rows.append("sparsity is an outcome of threshold and penalty: no target was set")
+        if self.frozen:
+            rows.append(f"not trained, not pruned: {len(self.frozen)} ({self.frozen[0]} …)")
+        return "\n".join(rows)

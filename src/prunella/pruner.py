@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from operator import is_
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
@@ -18,7 +18,7 @@ from prunella.errors import Diverged, UsageError
 from prunella.learner import ScoreLearner
 from prunella.masks import Masks, Rest, check_copies
 from prunella.optimizers import groups_of, is_rehearsal, overwrites_gradients, unwrap_optimizer
-from prunella.prunable import Count, Scopes, find_prunable, named_parameters, unwrap
+from prunella.prunable import Scopes, Summary, find_prunable, named_parameters, unwrap
 from prunella.schedules import Schedule
 from prunella.sharding import (
     is_sharded,
@@ -257,7 +257,7 @@ class Pruner:
         gradients = [prunable.parameter.grad for prunable in self._prunable.values()]
         # A subclass that calls its parent's step runs the hooks twice: the outer pair begins a
         # step, the inner one ends it. With other gradients it is a new step, the last one failed.
-        if self._stepping is not None and all(map(_is, gradients, self._stepping)):
+        if self._stepping is not None and all(map(is_, gradients, self._stepping)):
             return
         self._follow()
         self._masks.bare()
@@ -611,29 +611,6 @@ class _Scores(Mapping[str, Tensor]):
         return len(self.pruner._prunable)
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What is left of a model: counts by scope (see ``Scopes``) after a number of steps."""
-
-    step: int
-    counts: dict[str, Count]
-    frozen: tuple[str, ...] = ()
-    outcome: bool = False
-
-    def __str__(self) -> str:
-        title = f"after {self.step} steps"
-        rows = [f"{title:<20}{'non-zero':>15}{'of':>15}{'sparsity':>10}"]
-        rows += [
-            f"{scope:<20}{count.nonzero:>15,}{count.total:>15,}{count.sparsity:>10.2%}"
-            for scope, count in self.counts.items()
-        ]
-        if self.outcome:
-            rows.append("sparsity is an outcome of threshold and penalty: no target was set")
-        if self.frozen:
-            rows.append(f"not trained, not pruned: {len(self.frozen)} ({self.frozen[0]} …)")
-        return "\n".join(rows)
-
-
 def _check_type(name: str, value: object, kind: type, example: str) -> None:
     if not isinstance(value, kind):
         raise UsageError(f"{name}={value!r} is no {kind.__name__}; give one, such as {example}")
@@ -641,7 +618,3 @@ def _check_type(name: str, value: object, kind: type, example: str) -> None:
 
 def _overrides(criterion: Criterion, method: str) -> bool:
     return getattr(type(criterion), method) is not getattr(Criterion, method)
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
