@@ -1,10 +1,10 @@
 """Prune with the Trainer, and resume: python docs/trainer.py MODEL FOLDER_WITH_SST2_TSV OUTPUT."""
 
 import sys
+from pathlib import Path
 
 import datasets
 import transformers
-from transformers.trainer_utils import get_last_checkpoint
 
 from prunella import PINS, Cubic
 from prunella.hf import PruningCallback
@@ -25,6 +25,10 @@ trainer = transformers.Trainer(
     processing_class=tokenizer,
     callbacks=[pruning := PruningCallback(PINS(), Cubic(0.9))],
 )
-trainer.train(resume_from_checkpoint=get_last_checkpoint(output))
+# Written last of all: where a process was killed while it saved, the checkpoint before counts.
+complete = sorted(
+    Path(output).glob("checkpoint-*/trainer_state.json"), key=lambda f: f.stat().st_mtime
+)
+trainer.train(resume_from_checkpoint=str(complete[-1].parent) if complete else None)
 trainer.save_model(output)
 print(pruning.pruner.summary(), trainer.evaluate(rows["dev"]), sep="\n")
