@@ -1,5 +1,6 @@
 """Prune with the Trainer, and resume: python docs/trainer.py MODEL FOLDER_WITH_SST2_TSV OUTPUT."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,9 +27,7 @@ trainer = transformers.Trainer(
     callbacks=[pruning := PruningCallback(PINS(), Cubic(0.9))],
 )
 # Written last of all: where a process was killed while it saved, the checkpoint before counts.
-complete = sorted(
-    Path(output).glob("checkpoint-*/trainer_state.json"), key=lambda f: f.stat().st_mtime
-)
+complete = sorted(Path(output).glob("checkpoint-*/trainer_state.json"), key=os.path.getmtime)
 trainer.train(resume_from_checkpoint=str(complete[-1].parent) if complete else None)
 trainer.save_model(output)
 print(pruning.pruner.summary(), trainer.evaluate(rows["dev"]), sep="\n")
