@@ -233,3 +233,14 @@ def test_a_first_step_without_gradients_counts():
         optimizer.step()
         scheduler.step()
     assert pruner.step == 3
+
+
+def test_flattened_parameters_are_refused():
+    """FSDP1's; its wrapper needs processes, so a class of its name stands in."""
+
+    class FullyShardedDataParallel(nn.Module):
+        pass
+
+    model = net()
+    with pytest.raises(UsageError, match=r"FSDP1.*fully_shard"):
+        Pruner(FullyShardedDataParallel(), adamw(model), PINS(), ramp())
