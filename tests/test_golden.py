@@ -4,21 +4,17 @@ Those prune all below the k-th smallest score, k = int(n·s), so one weight too 
 that copies this cut must agree everywhere; the exact one may differ in what follows from it.
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from recordings import recording
 from reference import released_cut
 from torch import nn
 
 from prunella import PINS, PLATON, Cubic, Global, Pruner
 
-FOLDER = Path(
-    os.environ.get("PRUNELLA_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden")
-)
 RECORDINGS = [f"{m}_released_{opt}" for m in ("pins", "platon") for opt in ("adamw", "sgd")]
 
 
@@ -34,10 +30,7 @@ class ReleasedCut(Global):
 
 def replay(name, allocation):
     """Drive the pruner with a recording's gradients; the pruner, and its weights at each step."""
-    path = FOLDER / f"{name}.npz"
-    if not path.exists():
-        pytest.skip("no golden recordings here; set PRUNELLA_GOLDEN")
-    data = np.load(path)
+    data = recording(name)
     model = nn.Module()
     initial = {key[5:]: torch.from_numpy(data[key]) for key in data.files if key[:5] == "init/"}
     for parameter, value in initial.items():

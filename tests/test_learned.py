@@ -1,14 +1,13 @@
 """Movement pruning and its relatives: recordings, a twin with masked layers, targets, gates."""
 
-import os
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from loops import loss_of, net, pruned, ramp, same, train, weights
+from recordings import recording
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -23,10 +22,6 @@ from prunella import (
     Sensitivity,
     SoftMovement,
     UsageError,
-)
-
-FOLDER = Path(
-    os.environ.get("PRUNELLA_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden")
 )
 
 # --- recordings of the released implementation --------------------------------------------------
@@ -67,10 +62,7 @@ class Injected(L0):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("method", ["movement_hard", "movement_soft", "l0"])
 def test_recordings_are_reproduced(method, optimizer):
-    path = FOLDER / f"{method}_{optimizer}.npz"
-    if not path.exists():
-        pytest.skip("no golden recordings here; set PRUNELLA_GOLDEN")
-    data = np.load(path)
+    data = recording(f"{method}_{optimizer}")
     thresholds = data["step/threshold"].tolist()
     settings = {"lr": 1.0 if optimizer == "sgd" else 1e-2, "optimizer": optimizer}
     if method == "movement_hard":

@@ -105,6 +105,7 @@ class Pruner:
         self.optimizer = unwrap_optimizer(optimizer)
         self.criterion = criterion
         self.schedule = schedule.resolve(total_steps)
+        self._first = self.schedule.first_update()
         self.allocation = allocation
         self.hold = criterion.hold if hold is None else hold
         self.step = 0
@@ -156,12 +157,11 @@ class Pruner:
             self.schedule.final,
         )
         self._check_layout()
-        first = self.schedule.first_update()
-        if self.schedule.final and first < self.criterion.evidence:
+        if self.schedule.final and self._first < self.criterion.evidence:
             raise UsageError(
                 f"{self.criterion!r} has no evidence before step {self.criterion.evidence}, when "
-                f"its first window closes, but masks are first selected at step {first}; begin "
-                "later, or shorten the window"
+                f"its first window closes, but masks are first selected at step {self._first}; "
+                "begin later, or shorten the window"
             )
 
     def _check_layout(self) -> None:
@@ -365,7 +365,7 @@ class Pruner:
 
     def _progress(self, step: int) -> float:
         """How far sparsity has come after a step, in [0, 1]; nowhere until the first selection."""
-        if not self.schedule.final or step < self.schedule.first_update():
+        if not self.schedule.final or step < self._first:
             return 0.0
         return self.schedule.sparsity(step) / self.schedule.final
 
