@@ -584,7 +584,9 @@ def _loss_breaks_at(
     compute = transformers.Trainer.compute_loss
 
     def compute_loss(self: transformers.Trainer, *args: Any, **kwargs: Any) -> Any:
-        return broken() if self.state.global_step == step else compute(self, *args, **kwargs)
+        if self.state.global_step == step:
+            return broken(), None  # the loss and the outputs
+        return compute(self, *args, **kwargs)
 
     monkeypatch.setattr(transformers.Trainer, "compute_loss", compute_loss)
 
@@ -594,15 +596,16 @@ def _interrupt() -> torch.Tensor:
 
 
 def _checkpoint_named(line: str) -> Path:
-    match = re.search(r"last good checkpoint is (.+)$", line)
+    match = re.search(r"(last good checkpoint is|what was trained is in) (.+)$", line)
     assert match
-    return Path(match[1])
+    return Path(match[2])
 
 
 def test_a_loss_that_explodes(
     bert: Path, sst2: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(_arguments(bert, sst2, tmp_path / "out", "--lr", "1e30")) == 1
+    flags = ("--lr", "1e30", "--check-every", "1")
+    assert main(_arguments(bert, sst2, tmp_path / "out", *flags)) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert re.match(r"prunella: the loss is (nan|inf) at step [1-5];", line)
     left = _checkpoint_named(line)
@@ -622,14 +625,14 @@ def test_the_checkpoint_kept_is_one_that_was_good(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     old = (prune("--criterion", "dense") / "model.safetensors").read_bytes()
-    # Weights are saved every 6 steps; those of step 24 are the ones that give the NaN.
+    # There is a checkpoint every 3 steps; that of step 24 gives the NaN.
     _loss_breaks_at(24, monkeypatch, lambda: torch.tensor(float("nan")))
     capfd.readouterr()
     assert main(_arguments(bert, sst2, tmp_path / "out", "--overwrite")) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("prunella: the loss is nan at step 24;")
     left = _checkpoint_named(line)
-    assert left == tmp_path / "out.partial" / "checkpoint-18"
+    assert left == tmp_path / "out.partial" / "pins" / "checkpoint-21"
     assert _zeros(left) > PRUNABLE / 2
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == old
 
@@ -659,13 +662,14 @@ def test_a_dense_twin_that_explodes_leaves_the_pruned_model(
 
     def compute_loss(self: transformers.Trainer, *args: Any, **kwargs: Any) -> Any:
         dense = Path(self.args.output_dir).name == "dense"
-        return torch.tensor(float("nan")) if dense else compute(self, *args, **kwargs)
+        return (torch.tensor(float("nan")), None) if dense else compute(self, *args, **kwargs)
 
     monkeypatch.setattr(transformers.Trainer, "compute_loss", compute_loss)
     assert main(_arguments(bert, sst2, tmp_path / "out", "--baseline")) == 1
     (line,) = capfd.readouterr().err.splitlines()
-    assert _checkpoint_named(line) == tmp_path / "out.partial"
-    assert _zeros(tmp_path / "out.partial") == round(0.8 * PRUNABLE)
+    left = _checkpoint_named(line)
+    assert left == tmp_path / "out.partial" / "pins" / "model"
+    assert _zeros(left) == round(0.8 * PRUNABLE)
 
 
 def test_outputs_that_are_no_numbers(
@@ -685,8 +689,8 @@ def test_outputs_that_are_no_numbers(
     monkeypatch.setattr(transformers.Trainer, "predict", spoiled)
     assert main(_arguments(bert, sst2, tmp_path / "out")) == 1
     (line,) = capfd.readouterr().err.splitlines()
-    assert f"after step {STEPS - 1}" in line
-    assert _checkpoint_named(line).name == "checkpoint-24"
+    assert "outputs of the trained model" in line
+    assert _checkpoint_named(line).name == "model"
 
 
 def test_an_interrupted_run_says_what_is_left(
@@ -699,8 +703,9 @@ def test_an_interrupted_run_says_what_is_left(
     _loss_breaks_at(13, monkeypatch, _interrupt)
     assert main(_arguments(bert, sst2, tmp_path / "out")) == 130
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("prunella: stopped; no result was written;")
-    assert _checkpoint_named(line).name == "checkpoint-12"
+    assert line.startswith("prunella: stopped; continue with: prunella prune --config ")
+    assert line.endswith("out.partial/prunella.yaml --resume")
+    assert [path.name for path in (tmp_path / "out.partial" / "pins").glob("checkpoint-*")]
 
 
 def test_other_commands(capfd: pytest.CaptureFixture[str]) -> None:

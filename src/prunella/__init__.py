@@ -23,10 +23,19 @@ from prunella.criteria import (
     SoftMovement,
     View,
 )
-from prunella.errors import Diverged, UsageError
+from prunella.errors import Diverged, Unsaved, UsageError
 from prunella.prunable import Summary
 from prunella.pruner import Pruner
+from prunella.regularizers import (
+    Distillation,
+    Predictions,
+    Regularizer,
+    SelfRegularization,
+    Smoothing,
+    VirtualTeacher,
+)
 from prunella.schedules import Constant, Cubic, Linear, OneShot, Schedule
+from prunella.task_gradients import TaskGradients
 
 __version__ = "0.1.0"
 
@@ -39,6 +48,7 @@ __all__ = [
     "Constant",
     "Criterion",
     "Cubic",
+    "Distillation",
     "Diverged",
     "Element",
     "Fisher",
@@ -48,12 +58,19 @@ __all__ = [
     "Movement",
     "OneShot",
     "PerMatrix",
+    "Predictions",
     "Pruner",
     "Random",
+    "Regularizer",
     "Schedule",
+    "SelfRegularization",
     "Sensitivity",
+    "Smoothing",
     "SoftMovement",
     "Summary",
+    "TaskGradients",
+    "Unsaved",
     "UsageError",
     "View",
+    "VirtualTeacher",
 ]

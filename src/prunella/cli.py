@@ -12,8 +12,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from prunella.errors import Diverged, UsageError
-from prunella.experiments.config import RunConfig, flags
+from prunella.errors import Diverged, Unsaved, UsageError
+from prunella.experiments.config import LISTS, RunConfig, flags
 from prunella.prunable import SCOPES
 
 USAGE = """usage: prunella prune [flags]
@@ -39,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prune(_config(arguments[1:]))
     except UsageError as error:
         return _failed(2, error)
-    except Diverged as error:
+    except (Diverged, Unsaved) as error:
         return _failed(1, error)
     except KeyboardInterrupt as error:
-        return _failed(130, error, "stopped; no result was written")
+        return _failed(130, error, "stopped")
     return 0
 
 
@@ -58,13 +58,14 @@ def _config(arguments: Sequence[str]) -> RunConfig:
     files = argparse.ArgumentParser("prunella prune", add_help=False, allow_abbrev=False)
     files.add_argument("--config", type=Path)
     known, rest = files.parse_known_args(arguments)
-    from_file = [] if known.config is None else flags(known.config)
+    given = {name for name in LISTS if f"--{name}" in (part.split("=")[0] for part in rest)}
+    from_file = [] if known.config is None else flags(known.config, given)
     return tyro.cli(
         RunConfig,
         args=[*from_file, *rest],
         prog="prunella prune",
         # A setting left open is one left out; this makes --hold and --baseline plain switches.
-        config=(tyro.conf.DisallowNone,),
+        config=(tyro.conf.DisallowNone, tyro.conf.UseAppendAction),
     )
 
 

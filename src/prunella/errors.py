@@ -1,4 +1,4 @@
-"""The two ways a run ends early, so that a caller can tell them from a defect of the program."""
+"""The ways a run ends early, so that a caller can tell them from a defect of the program."""
 
 from collections.abc import Collection
 from difflib import get_close_matches
@@ -10,6 +10,10 @@ class UsageError(ValueError):
 
 class Diverged(RuntimeError):
     """Training produced a number that is not finite. The message names the step."""
+
+
+class Unsaved(RuntimeError):
+    """Results could not be written, as on a full disk. The message names the cause."""
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import is_
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
@@ -78,6 +78,8 @@ class Pruner:
         frozen: names of parameters left out because they are not trained.
         is_outcome: whether sparsity is what comes of the criterion's threshold and penalty, and
             not what the schedule asks for.
+        gradients: called at every step for gradients that the criterion is to see instead of the
+            parameters' own, by name (see ``prunella.TaskGradients``); None = their own.
 
     Raises:
         UsageError: nothing to prune, an optimizer that lacks a prunable parameter, steps inside
@@ -118,7 +120,8 @@ class Pruner:
         self._reads_after = _overrides(criterion, "after_step")
         self._learns = _overrides(criterion, "learner") and self.schedule.final > 0
         self.is_outcome = self._learns and criterion.outcome(torch.zeros(1), 1.0) is not None
-        self._copies: dict[str, Tensor] = {}  # of this step's gradients, where they are needed
+        self.gradients: Callable[[], Mapping[str, Tensor]] | None = None
+        self._seen: dict[str, Tensor] = {}  # gradients of this step, where not the parameters' own
         self._stepping: list[Tensor | None] | None = None  # gradients, between a step's two hooks
         self._adopt()
         self._attach()
@@ -261,13 +264,15 @@ class Pruner:
             return
         self._follow()
         self._masks.bare()
+        given = {} if self.gradients is None else self.gradients()
         # Fused optimizers run their hooks even on steps that a gradient scaler makes them skip,
         # and unscale the gradients themselves, inside the step.
         found_inf = getattr(optimizer, "found_inf", None)
         if (found_inf is not None and bool(found_inf)) or is_rehearsal(optimizer):
             return
         self._stepping = gradients
-        self._copies = self._spoiled_gradients(getattr(optimizer, "grad_scale", None))
+        spoiled = self._spoiled_gradients(getattr(optimizer, "grad_scale", None))
+        self._seen = {**spoiled, **given}
         if self._reads_before:
             for name in self._prunable:
                 self.criterion.before_step(self._view(name))
@@ -281,7 +286,7 @@ class Pruner:
             if self._reads_after:
                 for name in self._prunable:
                     self.criterion.after_step(self._view(name))
-            self._copies = {}
+            self._seen = {}
             self._choose()
             self.step += 1
         if self._masks.settled or self.rest == "held":
@@ -346,7 +351,7 @@ class Pruner:
     def _view(self, name: str, gradient: bool = True, since: int | None = None) -> View:
         """A parameter now, with the progress that its mask is of: by default this step's."""
         parameter = self._prunable[name].parameter
-        seen = self._copies.get(name, parameter.grad) if gradient else None
+        seen = self._seen.get(name, parameter.grad) if gradient else None
         return View(
             name=name,
             weight=local(parameter).detach(),

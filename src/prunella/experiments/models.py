@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from prunella.errors import UsageError
+from prunella.hf import class_columns
 from prunella.prunable import find_prunable
 from prunella.tasks import Task
 
@@ -81,11 +82,52 @@ def load(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
             "wrote, or a hub name and a network"
         ) from error
     _check_whole(name, model, tokenizer, report)
+    _fill_padding(model, tokenizer)
+    return model, tokenizer
+
+
+def _fill_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.pad_token is None:  # GPT-2's family has none
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer
+
+
+def load_teacher(
+    name: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, list[int] | None]:
+    """A fine-tuned model to distil from, and its columns in the order of the student's classes.
+
+    Raises:
+        UsageError: it cannot be loaded, its head is not trained, or it reads other tokens or
+            names other classes than the student.
+    """
+    where = locate(name)
+    try:
+        theirs = AutoTokenizer.from_pretrained(where)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            where, dtype="float32", output_loading_info=True
+        )
+    except Exception as error:  # as above
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"the teacher {name} cannot be loaded ({reason}); give a folder that prunella prune or "
+            "save_pretrained wrote"
+        ) from error
+    if report["missing_keys"] or report["mismatched_keys"]:
+        raise UsageError(
+            f"the teacher {name} lacks {sorted(report['missing_keys'])[0]}, so it was not "
+            "fine-tuned; make one with prunella prune --criterion dense"
+        )
+    if theirs.get_vocab() != tokenizer.get_vocab():
+        raise UsageError(
+            f"the teacher {name} has another vocabulary than the model, and would read other "
+            "words; give one with the same tokenizer"
+        )
+    _fill_padding(model, tokenizer)
+    if student.config.problem_type == "regression" and model.config.num_labels == 1:
+        return model, None
+    return model, class_columns(model.config, student.config)
 
 
 def _check_whole(

@@ -1,4 +1,4 @@
-"""Tasks to fine-tune on: the nine of GLUE and the embedded demo.
+"""Tasks to fine-tune on: the nine of GLUE, the embedded demo, and the user's own tables.
 
 >>> get("glue/rte").metrics
 ('accuracy',)
@@ -8,8 +8,9 @@ from prunella.errors import unknown
 from prunella.tasks.base import Splits, Task, TaskError, cut_holdout, encode
 from prunella.tasks.demo import DEMO
 from prunella.tasks.glue import GLUE
+from prunella.tasks.table import table, texts
 
-__all__ = ["TASKS", "Splits", "Task", "TaskError", "cut_holdout", "encode", "get"]
+__all__ = ["TASKS", "Splits", "Task", "TaskError", "cut_holdout", "encode", "get", "table", "texts"]
 
 TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, DEMO)}
 

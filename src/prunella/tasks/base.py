@@ -46,7 +46,7 @@ class Task:
     """One fine-tuning task.
 
     Attributes:
-        name: Key in `prunella.tasks.TASKS`.
+        name: What `--task` calls it.
         labels: Class names in the order of their indices; None for regression.
         metrics: Names among `accuracy`, `f1`, `mcc`, `pearson`, `spearman`; the first is the
             headline.
@@ -174,7 +174,8 @@ def encode(
 
     Returns:
         A dataset in the same order with the columns `input_ids`, `attention_mask`,
-        `token_type_ids` (if the tokenizer makes them), `labels` and `length`, the number of tokens.
+        `token_type_ids` (if the tokenizer makes them), `labels` (if there are any) and `length`,
+        the number of tokens.
     """
     columns: dict[str, list[Any]] = {}
     # Not Dataset.map: it shows a progress bar and hashes the tokenizer for a cache unused here.
@@ -182,6 +183,7 @@ def encode(
         texts = (batch["text"], batch["pair"]) if task.pair else (batch["text"],)
         for name, values in tokenizer(*texts, truncation=True, max_length=max_length).items():
             columns.setdefault(name, []).extend(values)
-    columns["labels"] = list(dataset["label"])
+    if "label" in dataset.column_names:
+        columns["labels"] = list(dataset["label"])
     columns["length"] = [len(ids) for ids in columns["input_ids"]]
     return Dataset.from_dict(columns)

@@ -1,4 +1,4 @@
-"""Adapter to Transformers: an unmodified Trainer prunes with one callback."""
+"""An unmodified Trainer prunes with one callback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 from warnings import warn
 
 import torch
-import transformers
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -16,7 +15,7 @@ from transformers.trainer import OPTIMIZER_NAME
 
 from prunella.allocation import Global
 from prunella.criteria.base import Criterion
-from prunella.errors import Diverged, UsageError
+from prunella.errors import UsageError
 from prunella.masks import check_copies
 from prunella.pruner import Pruner
 from prunella.schedules import Schedule
@@ -195,21 +194,3 @@ def _check_arguments(args: TrainingArguments, model: nn.Module, pruner: Pruner) 
             "not be resumed; set save_strategy='no' or save_only_model=True, or write the loop "
             "with Accelerate and save pruner.state_dict() with torch.distributed.checkpoint"
         )
-
-
-class Trainer(transformers.Trainer):
-    """Transformers' Trainer that stops where the loss is no longer a finite number.
-
-    Raises:
-        Diverged: naming the step; the last checkpoint written before it is still good.
-    """
-
-    def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        result = super().compute_loss(model, inputs, *args, **kwargs)
-        loss = result[0] if isinstance(result, tuple) else result
-        if model.training and not torch.isfinite(loss).all():  # one a device in data-parallel runs
-            raise Diverged(
-                f"the loss is {loss.tolist()} at step {self.state.global_step}; a lower learning "
-                "rate may help"
-            )
-        return result

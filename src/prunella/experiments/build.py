@@ -1,0 +1,122 @@
+"""From settings to the objects they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from prunella.allocation import NM, Block, Element, Global, PerMatrix
+from prunella.criteria import Criterion, Random, named
+from prunella.criteria.learned import Learned
+from prunella.errors import UsageError
+from prunella.experiments.config import RunConfig
+from prunella.regularizers import (
+    Distillation,
+    Regularizer,
+    SelfRegularization,
+    Smoothing,
+    VirtualTeacher,
+)
+from prunella.schedules import Constant, Cubic, Ladder, Linear, OneShot, Schedule
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "cubic": Cubic,
+    "linear": Linear,
+    "oneshot": OneShot,
+    "constant": Constant,
+}
+
+
+def pruning(config: RunConfig) -> dict[str, Any]:
+    """The settings of a ``Pruner``, and of a ``PruningCallback``."""
+    return {
+        "criterion": _criterion(config),
+        "schedule": schedule(config),
+        "allocation": {"global": Global, "matrix": PerMatrix}[config.scope](
+            _pattern(config.pattern)
+        ),
+        "include_biases": config.include_biases,
+        "hold": config.hold,
+    }
+
+
+def _criterion(config: RunConfig) -> Criterion:
+    """The criterion, with its default settings; ``random`` takes the run's seed."""
+    if config.criterion == "random":
+        return Random(config.seed)
+    criterion = named(config.criterion)
+    if config.score_lr is not None:
+        if not isinstance(criterion, Learned):
+            raise UsageError(
+                f"score_lr={config.score_lr} is for criteria that learn their scores (movement, "
+                f"soft-movement, l0), not for {config.criterion}; leave it out"
+            )
+        criterion = replace(criterion, lr=config.score_lr)
+    if config.target:
+        return criterion.aimed(schedule(config).final)
+    if criterion.aimed(config.sparsity) == criterion:
+        raise UsageError(
+            f"--no-target is for soft-movement and l0; {config.criterion} always prunes what "
+            "the sparsity says"
+        )
+    return criterion
+
+
+def schedule(config: RunConfig) -> Schedule:
+    """How the sparsity grows: to one value, or from level to level."""
+    if config.max_drop is not None:
+        return Ladder(begin=config.begin, every=config.every, levels=config.ladder)
+    moving = config.criterion.endswith("-released") and config.schedule != "oneshot"
+    after = config.after or ("reselect" if moving else "freeze")
+    return SCHEDULES[config.schedule](
+        config.sparsity, config.begin, config.end, config.every, after=after
+    )
+
+
+def _pattern(text: str) -> Element:
+    if text == "element":
+        return Element()
+    for separator, kind in ((":", NM), ("x", Block)):
+        sides = text.split(separator)
+        if len(sides) == 2 and all(side.isdecimal() for side in sides):
+            return kind(int(sides[0]), int(sides[1]))
+    raise UsageError(f"unknown pattern {text!r}: give element, N:M as in 2:4, or HxW as in 4x4")
+
+
+def terms(
+    config: RunConfig, model: nn.Module, teacher: Mapping[str, Any] | None, steps: int
+) -> list[Regularizer]:
+    """The regularizers of a run, in a fixed order.
+
+    Args:
+        model: the model that is trained.
+        teacher: for distillation, ``teacher`` (a model) and ``columns``, as of ``Distillation``.
+        steps: of the run.
+    """
+    every = in_steps(config.snapshot_every, steps) if config.snapshot == "every" else None
+    made: list[Regularizer] = []
+    if "self" in config.regularize:
+        made.append(SelfRegularization(model, config.self_weight, config.temperature, every))
+    if teacher is not None:
+        made.append(
+            Distillation(
+                weight=config.distill_weight,
+                temperature=config.temperature,
+                hidden=config.distill_hidden,
+                attention=config.distill_attention,
+                **teacher,
+            )
+        )
+    if "smoothing" in config.regularize:
+        made.append(Smoothing(config.smoothing))
+    if "virtual-teacher" in config.regularize:
+        made.append(VirtualTeacher(config.virtual_teacher))
+    return made
+
+
+def in_steps(value: int | float, steps: int) -> int:
+    """A number of steps, or a fraction of the run, as steps."""
+    return value if isinstance(value, int) else max(1, round(value * steps))

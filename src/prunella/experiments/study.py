@@ -1,0 +1,450 @@
+"""Data, training and measurement that a pruned run and its dense twin share."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from rich.console import Console
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+
+from prunella import tasks
+from prunella.errors import Diverged, UsageError
+from prunella.experiments import build, models
+from prunella.experiments.callbacks import Clock, Levels, SnapshotOfBest, Stop, keep
+from prunella.experiments.config import RunConfig
+from prunella.experiments.folder import read_json, write_json
+from prunella.experiments.progress import ProgressBar
+from prunella.hf import PruningCallback, Trainer
+from prunella.hf.checkpoints import check, latest
+from prunella.prunable import SCOPES, Scopes, embedding_names, find_prunable
+from prunella.pruner import Pruner
+from prunella.regularizers import SelfRegularization
+from prunella.schedules import Ladder
+from prunella.tasks import Task
+
+MODEL = "model"  # in a folder of a training that has ended
+TRAINING = "training.json"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Settings, task and encoded rows; trains, and measures what was saved.
+
+    Attributes:
+        data: rows and SHA-256 of each split, before it is encoded.
+    """
+
+    config: RunConfig
+    task: Task
+    train: Dataset
+    holdout: Dataset  # cut from train
+    dev: dict[str, Dataset]
+    unlabelled: Dataset | None
+    data: dict[str, dict[str, Any]]
+    console: Console
+
+    @classmethod
+    def of(cls, config: RunConfig, console: Console) -> Study:
+        """Read and encode the data, and say what is going to happen."""
+        task = _task(config)
+        models.locate(config.model)
+        splits = task.load(None if config.data is None else Path(config.data).expanduser())
+        train, holdout = tasks.cut_holdout(splits.train, task, config.holdout_seed)
+        parts = {"train": train, "holdout": holdout, **splits.dev}
+        if config.distill_data is not None:
+            columns = [config.text_column] + ([config.pair_column or "pair"] if task.pair else [])
+            parts["unlabelled"] = tasks.texts(Path(config.distill_data).expanduser(), columns)
+        model, tokenizer = models.load(config.model, task)
+        _freeze(model, config)
+        _rehearse(config, model, tokenizer, task, config.steps(len(train)))
+        # Broken between words, unlike the paths and commands that are to be copied.
+        console.print(_announcement(config, model, parts), soft_wrap=False)
+        with console.status("reading the texts"):
+            encoded = {
+                name: tasks.encode(rows, tokenizer, task, config.max_length)
+                for name, rows in parts.items()
+            }
+        longest = max(max(rows["length"]) for rows in encoded.values())
+        _check_length(config, model, tokenizer, task, longest)
+        return cls(
+            config,
+            task,
+            train=encoded["train"],
+            holdout=encoded["holdout"],
+            dev={name: encoded[name] for name in splits.dev},
+            unlabelled=encoded.get("unlabelled"),
+            data={name: _fingerprint(rows) for name, rows in parts.items()},
+            console=console,
+        )
+
+    @property
+    def steps(self) -> int:
+        return self.config.steps(len(self.train))
+
+    @property
+    def headline(self) -> str:
+        """The metric that choices are made by."""
+        return self.task.metrics[0]
+
+    # --- training ----------------------------------------------------------------------------
+
+    def fit(self, criterion: str, folder: Path) -> None:
+        """Train from scratch, or from the last checkpoint in ``folder``, unless that is done.
+
+        Leaves ``folder/model``, ``folder/training.json`` and, on the way up a ladder,
+        ``folder/levels``.
+
+        Raises:
+            Diverged: the loss is no longer finite; checkpoints left in the folder are good.
+            KeyboardInterrupt: as asked; a checkpoint of the last step was written.
+        """
+        if (folder / MODEL).is_dir():
+            return
+        checkpoint = latest(folder)
+        if checkpoint is not None:
+            check(checkpoint)
+        if checkpoint is None or not _has_ended(checkpoint):
+            checkpoint = self._train(criterion, folder, checkpoint)
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        chosen = checkpoint
+        if self.config.keep == "best":
+            assert state.best_model_checkpoint is not None
+            chosen = folder / Path(state.best_model_checkpoint).name
+            check(chosen)
+        write_json(
+            folder / TRAINING,
+            {
+                "steps": state.global_step,
+                "kept_step": int(chosen.name.rpartition("-")[2]),
+                "seconds": state.stateful_callbacks["Clock"]["attributes"]["before"],
+            },
+        )
+        model = AutoModelForSequenceClassification.from_pretrained(chosen)
+        keep(model, AutoTokenizer.from_pretrained(chosen), folder / MODEL)
+        for path in folder.glob("checkpoint-*"):
+            shutil.rmtree(path)
+
+    def _train(self, criterion: str, folder: Path, checkpoint: Path | None) -> Path:
+        config = self.config
+        set_seed(config.seed)
+        model, tokenizer = models.load(config.model, self.task)
+        _freeze(model, config)
+        terms = build.terms(config, model, _teacher(config, model, tokenizer), self.steps)
+        stop, bar = Stop(self.console), ProgressBar(self.console, criterion)
+        callbacks: list[TrainerCallback] = [bar, stop, Clock()]
+        if criterion != "dense":
+            callbacks.insert(0, PruningCallback(**build.pruning(config)))
+            schedule = build.schedule(config).resolve(self.steps)
+            if isinstance(schedule, Ladder):
+                callbacks.append(Levels(schedule.rests(), folder / "levels", tokenizer))
+        if config.patience is not None:
+            callbacks.append(EarlyStoppingCallback(config.patience))
+        if config.snapshot != "every":
+            split = config.snapshot.removeprefix("best-")
+            (term,) = (term for term in terms if isinstance(term, SelfRegularization))
+            callbacks.append(SnapshotOfBest(term, f"eval_{split}_{self.headline}"))
+        splits = {"holdout": self.holdout, "dev": next(iter(self.dev.values()))}
+        checked = {name: splits[name] for name in _checked(config)}
+        trainer = Trainer(
+            model,
+            _arguments(config, folder, self.steps, f"{config.select_on}_{self.headline}"),
+            data_collator=DataCollatorWithPadding(tokenizer),
+            train_dataset=self.train,
+            eval_dataset=checked or None,
+            compute_metrics=self._metrics,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+            regularizers=terms,
+            score_gradient=config.score_gradient,
+            unlabelled=self.unlabelled,
+        )
+        trainer.remove_callback(PrinterCallback)
+        resumed = None if checkpoint is None else str(checkpoint)
+        try:
+            with stop.listening():
+                trainer.train(resume_from_checkpoint=resumed)
+        except Diverged:
+            # Saved before anything was computed with it, so it may be what went wrong.
+            suspect = folder / f"checkpoint-{trainer.state.global_step}"
+            shutil.rmtree(suspect, ignore_errors=True)
+            raise
+        finally:
+            bar.close()
+        final = latest(folder)
+        assert final is not None
+        return final
+
+    def _metrics(self, predicted: EvalPrediction) -> dict[str, float]:
+        logits = predicted.predictions
+        logits = logits[0] if isinstance(logits, tuple) else logits
+        if not np.isfinite(logits).all():
+            raise Diverged("a check found NaN in the outputs; a lower learning rate may help")
+        return self.task.evaluate(logits, np.asarray(predicted.label_ids))
+
+    # --- measuring ---------------------------------------------------------------------------
+
+    def measure(
+        self, criterion: str, training: Path, saved: Path
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Figures of a saved model, read from its files, and its predictions on dev.
+
+        Raises:
+            Diverged: its outputs are not finite.
+        """
+        started = time.perf_counter()
+        known = read_json(training / TRAINING)
+        # Train is judged on as many of its rows as the holdout has: enough to see over-fitting.
+        sample = self.train.select(range(min(len(self.train), len(self.holdout))))
+        splits = {"train": sample, "holdout": self.holdout, **self.dev}
+        logits = self._predict(saved, splits, training)
+        figures = {
+            "metrics": {
+                name: self.task.evaluate(logits[name], np.asarray(rows["labels"]))
+                for name, rows in splits.items()
+            },
+            **self.count(saved),
+            "sparsity_is": "asked" if self.config.target else "outcome",
+            "steps": known["steps"],
+            "kept_step": known["kept_step"],
+            "seconds": known["seconds"] + time.perf_counter() - started,
+        }
+        return figures, [
+            {"criterion": criterion, "split": name, "row": row, "label": label, "logits": values}
+            for name, rows in self.dev.items()
+            for row, (label, values) in enumerate(
+                zip(rows["labels"], logits[name].tolist(), strict=True)
+            )
+        ]
+
+    def count(self, saved: Path) -> dict[str, Any]:
+        """Sparsity, parameters and bytes of a saved model."""
+        model = AutoModelForSequenceClassification.from_pretrained(saved)
+        prunable, _ = find_prunable(model, include_biases=self.config.include_biases)
+        counts = Scopes.of(model, prunable).count(dict(model.named_parameters()))
+        return {
+            "sparsity": {scope: counts[scope].sparsity for scope in SCOPES},
+            "parameters": {scope: asdict(counts[scope]) for scope in SCOPES},
+            "size_bytes": (saved / WEIGHTS).stat().st_size,
+        }
+
+    def on_holdout(self, saved: Path, folder: Path) -> float:
+        """The headline metric of a saved model on the holdout."""
+        logits = self._predict(saved, {"holdout": self.holdout}, folder)["holdout"]
+        return self.task.evaluate(logits, np.asarray(self.holdout["labels"]))[self.headline]
+
+    def _predict(
+        self, saved: Path, splits: dict[str, Dataset], folder: Path
+    ) -> dict[str, np.ndarray]:
+        """Logits of a saved model in the rows' order, computed in batches of like length."""
+        arguments = _arguments(self.config, folder, self.steps, None)
+        # The Trainer's grouping by length would shuffle what it predicts as well.
+        arguments.train_sampling_strategy = "sequential"
+        tokenizer = AutoTokenizer.from_pretrained(saved)
+        trainer = Trainer(
+            AutoModelForSequenceClassification.from_pretrained(saved),
+            arguments,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            processing_class=tokenizer,
+        )
+        trainer.remove_callback(PrinterCallback)
+        found = {}
+        with self.console.status("evaluating"):
+            for name, rows in splits.items():
+                order = np.argsort(rows["length"], kind="stable")
+                logits = trainer.predict(rows.select(order)).predictions
+                logits = logits[0] if isinstance(logits, tuple) else logits
+                if not np.isfinite(logits).all():
+                    raise Diverged(f"the outputs of the trained model {saved} hold NaN")
+                found[name] = np.empty_like(logits)
+                found[name][order] = logits
+        return found
+
+
+def _has_ended(checkpoint: Path) -> bool:
+    """Whether training ended with this checkpoint, by its length or for want of progress."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
+
+
+def _task(config: RunConfig) -> Task:
+    if config.task not in ("classification", "regression"):
+        return tasks.get(config.task)
+    if config.data is None:
+        raise UsageError(
+            f"the task {config.task} needs a table; give a CSV, TSV, JSON lines or Parquet file, "
+            "or a folder of such, by --data"
+        )
+    return tasks.table(
+        "classification" if config.task == "classification" else "regression",
+        Path(config.data).expanduser(),
+        text=config.text_column,
+        pair=config.pair_column,
+        label=config.label_column,
+    )
+
+
+def _teacher(
+    config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any] | None:
+    if config.teacher is None:
+        return None
+    teacher, columns = models.load_teacher(config.teacher, model, tokenizer)
+    if config.distill_attention:
+        for each in (model, teacher):
+            each.set_attn_implementation("eager")  # others do not give their probabilities
+    return {"teacher": teacher, "columns": columns}
+
+
+def _fingerprint(rows: Dataset) -> dict[str, Any]:
+    known = hashlib.sha256()
+    for row in rows:
+        known.update(repr(sorted(row.items())).encode())
+    return {"rows": len(rows), "sha256": known.hexdigest()}
+
+
+def _announcement(config: RunConfig, model: PreTrainedModel, parts: dict[str, Dataset]) -> str:
+    """What will be trained, frozen, pruned and held out."""
+    prunable, _ = find_prunable(model, include_biases=config.include_biases)
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    matrices = sum(p.parameter.numel() for p in prunable.values())
+    aim = f"to {100 * config.sparsity:g}% " if config.target else "as it comes out "
+    if config.max_drop is not None:
+        aim = f"step by step to {100 * config.ladder[-1]:g}% "
+    goal = (
+        "prunes nothing"
+        if config.criterion == "dense"
+        else f"prunes {_short(matrices)} of them, in {len(prunable)} tensors, {aim}"
+        f"by {config.criterion}"
+    )
+    if config.regularize:
+        goal += f", regularized by {' and '.join(config.regularize)}"
+    rows = {name: len(part) for name, part in parts.items()}
+    devs = " + ".join(f"{n:,}" for name, n in rows.items() if name.startswith("dev"))
+    use = "chosen on, which the result will say" if config.uses_dev else "used once, at the end"
+    return (
+        f"{config.model} on {config.task}: trains {_short(trained)} of {_short(total)} parameters "
+        f"({_short(total - trained)} frozen), {goal}; {config.steps(rows['train']):,} steps of "
+        f"{config.batch_size} on {rows['train']:,} rows; {rows['holdout']:,} rows of train held "
+        f"out; dev ({devs} rows) is {use}"
+    )
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
+
+
+def _rehearse(
+    config: RunConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    steps: int,
+) -> None:
+    """Raise UsageError where settings do not fit model or task, before any time is spent."""
+    if task.labels is None:
+        odd = [term for term in config.regularize if term in ("smoothing", "virtual-teacher")]
+        if odd or config.self_weight == "adaptive":
+            raise UsageError(
+                f"{'--regularize ' + odd[0] if odd else '--self-weight adaptive'} is about the "
+                f"probabilities of classes, and {config.task} is a regression; leave it out"
+            )
+    build.terms(config, model, _teacher(config, model, tokenizer), steps)
+    if config.criterion != "dense":
+        optimizer = torch.optim.SGD(model.parameters())
+        Pruner(model, optimizer, **build.pruning(config), total_steps=steps).detach()
+
+
+def _check_length(
+    config: RunConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    longest: int,
+) -> None:
+    """Raise UsageError where texts are longer than the model can read, or cut down to nothing."""
+    special = tokenizer.num_special_tokens_to_add(task.pair)
+    if config.max_length <= special:
+        raise UsageError(
+            f"max_length={config.max_length} leaves no room for text beside {special} special "
+            "tokens; give a higher --max-length"
+        )
+    positions = getattr(model.config, "max_position_embeddings", None) or longest
+    limit = min(tokenizer.model_max_length, positions)
+    if longest > limit:
+        raise UsageError(
+            f"max_length={config.max_length} lets through texts of {longest} tokens, but "
+            f"{config.model} reads {limit} at most; give --max-length {limit}"
+        )
+
+
+def _freeze(model: PreTrainedModel, config: RunConfig) -> None:
+    if config.freeze_embeddings:
+        for name in embedding_names(model):
+            model.get_parameter(name).requires_grad_(False)
+
+
+def _checked(config: RunConfig) -> list[str]:
+    """The splits that something is chosen by."""
+    names = {config.snapshot.removeprefix("best-")} if config.snapshot != "every" else set()
+    if config.keep == "best" or config.patience is not None:
+        names.add(config.select_on)
+    return sorted(names)
+
+
+def _arguments(
+    config: RunConfig, folder: Path, steps: int, chosen_by: str | None
+) -> TrainingArguments:
+    every = build.in_steps(config.check_every, steps)
+    restarts = {"num_cycles": len(config.ladder)} if config.max_drop is not None else None
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=4 * config.batch_size,
+        learning_rate=config.lr,
+        # Every level of a ladder is trained to its end, with a learning rate that falls to zero.
+        lr_scheduler_type="cosine_with_restarts" if restarts else "linear",
+        lr_scheduler_kwargs=restarts,
+        warmup_steps=config.warmup,
+        weight_decay=config.weight_decay,
+        bf16=config.precision == "bf16",
+        use_cpu=not torch.accelerator.is_available(),  # bf16 wants to be told
+        train_sampling_strategy="group_by_length",
+        seed=config.seed,
+        eval_strategy="steps" if chosen_by and _checked(config) else "no",
+        eval_steps=every,
+        metric_for_best_model=chosen_by,
+        greater_is_better=True,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,  # the last and the best, or the one before the last
+        restore_callback_states_from_checkpoint=True,
+        logging_steps=max(1, steps // 100),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to=[],
+    )

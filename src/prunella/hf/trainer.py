@@ -1,0 +1,278 @@
+"""Transformers' Trainer with regularizers, and with checkpoints that are whole or not there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from datasets import Dataset
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedConfig,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from prunella.errors import Diverged, Unsaved, UsageError
+from prunella.hf import checkpoints
+from prunella.hf.pruning import PruningCallback
+from prunella.regularizers import IGNORED, Regularizer
+from prunella.task_gradients import TaskGradients
+
+REGULARIZERS = "regularizers.safetensors"  # in a checkpoint
+
+
+class Trainer(transformers.Trainer):
+    """Transformers' Trainer that adds regularizers to the loss, and loses no work.
+
+    Four batches accumulated give the gradient of one batch four times as large, also in
+    regression and with regularizers. Checkpoints appear whole, under their final name, once they
+    are on disk; ``manifest.json`` in them holds the hashes of their files.
+
+    Args:
+        *args, **kwargs: as of ``transformers.Trainer``.
+        regularizers: terms to add to the loss in training.
+        score_gradient: which gradient the criterion of a ``PruningCallback`` sees: that of the
+            joint loss, or that of the task loss alone (see ``prunella.TaskGradients``).
+        unlabelled: encoded rows without labels, of which each batch takes as many as it has
+            labelled ones, in order and over again; terms that need no labels apply to them too.
+
+    Raises:
+        UsageError: (from ``train``) regularizers under DataParallel or for several labels a row;
+            a checkpoint without their state.
+        Diverged: the loss is no longer finite, naming the step; the last checkpoint written before
+            it is still good.
+        Unsaved: a checkpoint could not be written; those before it are whole.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        regularizers: Sequence[Regularizer] = (),
+        score_gradient: Literal["joint", "task"] = "joint",
+        unlabelled: Dataset | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        if score_gradient not in ("joint", "task"):
+            raise UsageError(f"score_gradient={score_gradient!r} must be 'joint' or 'task'")
+        self.regularizers = list(regularizers)
+        self.score_gradient = score_gradient
+        self.unlabelled = unlabelled
+        self._task_gradients: TaskGradients | None = None
+        self._scratch: Path | None = None  # while a checkpoint is written
+        self._micro = (0, 0)  # optimizer step, batches of it so far
+        self.add_callback(_Steps(self))
+
+    # --- the loss ----------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        terms = self.regularizers if model.training else []
+        asks = {name: wanted for term in terms for name, wanted in term.asks.items()}
+        loss, outputs = super().compute_loss(
+            model, {**inputs, **asks}, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        if model.training:
+            share = self._share(inputs, num_items_in_batch)
+            if self._problem() == "regression":
+                loss = loss * share  # the model averages over the batch it is given
+            task, loss = loss, self._joint(model, loss, outputs, inputs, share)
+            # One a device in data-parallel runs.
+            if not torch.isfinite(loss).all():
+                raise Diverged(
+                    f"the loss is {loss.tolist()} at step {self.state.global_step}; a lower "
+                    "learning rate may help"
+                )
+            if self._task_gradients is not None:
+                self._keep(self._task_gradients, task, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _joint(
+        self, model: nn.Module, loss: Tensor, outputs: Any, inputs: Mapping[str, Any], share: float
+    ) -> Tensor:
+        if not self.regularizers:
+            return loss
+        if self.args.average_tokens_across_devices and share != 1:
+            share *= self.accelerator.num_processes  # as the Trainer does with the task loss
+        with self.accelerator.autocast():
+            for term in self.regularizers:
+                loss = loss + share * term(outputs, inputs)
+            if self.unlabelled is not None:
+                more = self._unlabelled(len(next(iter(inputs.values()))))
+                free = [term for term in self.regularizers if not term.needs_labels]
+                outputs = model(**more, **{n: w for term in free for n, w in term.asks.items()})
+                for term in free:
+                    loss = loss + share * term(outputs, more)
+        return loss
+
+    def _share(self, inputs: Mapping[str, Any], items: Tensor | int | None) -> float:
+        """The part of the accumulated batches' items that is in this one; 1 where unknown."""
+        counts = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
+        if items is None or not counts or "labels" not in inputs:
+            return 1.0
+        labels = inputs["labels"][..., 1:] if self._loss_shifts_labels else inputs["labels"]
+        return float((labels != IGNORED).sum() / items)
+
+    def _problem(self) -> str | None:
+        return getattr(getattr(self.model, "config", None), "problem_type", None)
+
+    def _keep(self, keep: TaskGradients, task: Tensor, items: Tensor | int | None) -> None:
+        if items is None or not self.model_accepts_loss_kwargs:
+            task = task / self.current_gradient_accumulation_steps
+        scaler = getattr(self.accelerator, "scaler", None)
+        keep(task, 1.0 if scaler is None else scaler.get_scale())
+
+    def _unlabelled(self, rows: int) -> dict[str, Any]:
+        """The next rows without labels: a function of the step, so that a resumed run agrees."""
+        step, batch = self._micro
+        batch = batch + 1 if step == self.state.global_step else 0
+        self._micro = (self.state.global_step, batch)
+        number = self.state.global_step * self.args.gradient_accumulation_steps + batch
+        number = number * self.args.world_size + self.args.process_index
+        assert self.unlabelled is not None
+        size = len(self.unlabelled)
+        examples = [self.unlabelled[(number * rows + row) % size] for row in range(rows)]
+        return self._prepare_inputs(self.data_collator(examples))
+
+    def begin(self) -> None:
+        """Check what can be checked only now, and start regularizers afresh where training does."""
+        if self.regularizers and self.args.n_gpu > 1:
+            raise UsageError(
+                "regularizers do not work under DataParallel; start with torchrun or accelerate "
+                "launch, or use one device"
+            )
+        if self.regularizers and self._problem() == "multi_label_classification":
+            raise UsageError("regularizers need one label a row; this model has several")
+        if self.state.global_step == 0:
+            for term in self.regularizers:
+                term.load_state_dict({})
+        self._task_gradients = None
+        pruning = [c for c in self.callback_handler.callbacks if isinstance(c, PruningCallback)]
+        if self.score_gradient == "task" and self.regularizers and pruning:
+            assert pruning[0].pruner is not None
+            self._task_gradients = TaskGradients(pruning[0].pruner, self.args.max_grad_norm or None)
+
+    # --- checkpoints -------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._scratch is None else str(self._scratch)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint aside, then give it its place."""
+        folder = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        aside = folder / "unfinished"
+        if self.args.should_save:
+            shutil.rmtree(aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            self._scratch = aside
+            super()._save_checkpoint(model, trial)
+            self._scratch = None
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._finish(aside / name, folder / name)
+                aside.rmdir()
+                rotate_checkpoints(
+                    output_dir=str(folder),
+                    save_total_limit=self.args.save_total_limit,
+                    best_model_checkpoint=self.state.best_model_checkpoint,
+                    use_mtime=True,
+                )
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise Unsaved(
+                f"the checkpoint at step {self.state.global_step} could not be written to "
+                f"{folder} ({error}); what was saved before it is whole"
+            ) from error
+        finally:
+            self._scratch = None
+
+    def _finish(self, checkpoint: Path, final: Path) -> None:
+        save_file(_flat(self.regularizers), checkpoint / REGULARIZERS)
+        if self.state.best_global_step is not None:  # the Trainer noted where it was written
+            best = final.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+            if best == final or best.is_dir():
+                self.state.best_model_checkpoint = str(best)
+            self.state.save_to_json(str(checkpoint / TRAINER_STATE_NAME))
+        checkpoints.seal(checkpoint)
+        checkpoints.put(checkpoint, final)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self.regularizers:
+            return
+        file = Path(checkpoint) / REGULARIZERS
+        if not file.is_file():
+            raise UsageError(
+                f"the checkpoint {checkpoint} has no {REGULARIZERS}; resume from one that this "
+                "Trainer wrote with the same regularizers"
+            )
+        saved = load_file(file)
+        for number, term in enumerate(self.regularizers):
+            start = f"{number}."
+            term.load_state_dict(
+                {n.removeprefix(start): t for n, t in saved.items() if n.startswith(start)}
+            )
+
+
+class _Steps(TrainerCallback):
+    """Tells a Trainer's regularizers of its steps."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.begin()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for term in self.trainer.regularizers:
+            term.after_step(state.global_step)
+
+
+def _flat(terms: Sequence[Regularizer]) -> dict[str, Tensor]:
+    return {
+        f"{number}.{name}": tensor.contiguous()
+        for number, term in enumerate(terms)
+        for name, tensor in term.state_dict().items()
+    }
+
+
+def class_columns(teacher: PreTrainedConfig, student: PreTrainedConfig) -> list[int]:
+    """For each of the student's classes, the index of the teacher's of the same name.
+
+    Raises:
+        UsageError: they do not name the same classes in ``id2label``.
+    """
+    theirs, ours = (
+        {int(i): n for i, n in (config.id2label or {}).items()} for config in (teacher, student)
+    )
+    places = {name: index for index, name in theirs.items()}
+    names = [ours[index] for index in sorted(ours)]
+    if sorted(places) != sorted(names) or len(places) != len(theirs):
+        raise UsageError(
+            f"the teacher's classes are {', '.join(theirs.values())}, the student's are "
+            f"{', '.join(names)}; give a teacher of the same task, or correct id2label in its "
+            "config.json"
+        )
+    return [places[name] for name in names]
