@@ -170,7 +170,7 @@ class Study:
         checked = {name: splits[name] for name in _checked(config)}
         trainer = Trainer(
             model,
-            _arguments(config, folder, self.steps, f"{config.select_on}_{self.headline}"),
+            _arguments(config, folder, self.steps, self.headline),
             data_collator=DataCollatorWithPadding(tokenizer),
             train_dataset=self.train,
             eval_dataset=checked or None,
@@ -259,7 +259,7 @@ class Study:
         self, saved: Path, splits: dict[str, Dataset], folder: Path
     ) -> dict[str, np.ndarray]:
         """Logits of a saved model in the rows' order, computed in batches of like length."""
-        arguments = _arguments(self.config, folder, self.steps, None)
+        arguments = _arguments(self.config, folder, self.steps)
         # The Trainer's grouping by length would shuffle what it predicts as well.
         arguments.train_sampling_strategy = "sequential"
         tokenizer = AutoTokenizer.from_pretrained(saved)
@@ -410,13 +410,18 @@ def _freeze(model: PreTrainedModel, config: RunConfig) -> None:
 def _checked(config: RunConfig) -> list[str]:
     """The splits that something is chosen by."""
     names = {config.snapshot.removeprefix("best-")} if config.snapshot != "every" else set()
-    if config.keep == "best" or config.patience is not None:
+    if _chooses(config):
         names.add(config.select_on)
     return sorted(names)
 
 
+def _chooses(config: RunConfig) -> bool:
+    """Whether the model that is kept, or the end, depends on checks."""
+    return config.keep == "best" or config.patience is not None
+
+
 def _arguments(
-    config: RunConfig, folder: Path, steps: int, chosen_by: str | None
+    config: RunConfig, folder: Path, steps: int, headline: str | None = None
 ) -> TrainingArguments:
     every = build.in_steps(config.check_every, steps)
     restarts = {"num_cycles": len(config.ladder)} if config.max_drop is not None else None
@@ -435,9 +440,9 @@ def _arguments(
         use_cpu=not torch.accelerator.is_available(),  # bf16 wants to be told
         train_sampling_strategy="group_by_length",
         seed=config.seed,
-        eval_strategy="steps" if chosen_by and _checked(config) else "no",
+        eval_strategy="steps" if headline and _checked(config) else "no",
         eval_steps=every,
-        metric_for_best_model=chosen_by,
+        metric_for_best_model=f"{config.select_on}_{headline}" if _chooses(config) else None,
         greater_is_better=True,
         save_strategy="steps",
         save_steps=every,
