@@ -82,6 +82,9 @@ def prune(config: RunConfig) -> None:
     console = Console(highlight=False, soft_wrap=True)
     folder, result = run(config, console)
     console.print(_table(result))
+    if "max_drop" in result:
+        console.print(_curve(result["max_drop"]))
+        console.print(_verdict(result["max_drop"]))
     console.print(f"Checkpoint, result.json and dev predictions: {folder}")
     if config.task == "demo":
         console.print(
@@ -94,9 +97,9 @@ def _table(result: dict[str, Any]) -> Table:
     """Dense beside pruned, where both were run."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column()
-    runs = {result["config"]["criterion"]: result}
-    if "baseline" in result:
-        runs = {"dense": result["baseline"]} | runs
+    runs = {"dense": result["baseline"]} if "baseline" in result else {}
+    if "metrics" in result:  # not where no sparse model was good enough
+        runs[result["config"]["criterion"]] = result
     for name in [*runs, "of"]:
         table.add_column(name, justify="right")
     for scope in SCOPES:
@@ -106,7 +109,7 @@ def _table(result: dict[str, Any]) -> Table:
     for scope in SCOPES:
         cells = [f"{run['sparsity'][scope]:.2%}" for run in runs.values()]
         table.add_row(f"sparsity, {scope}", *cells)
-    for split, metrics in result["metrics"].items():
+    for split, metrics in next(iter(runs.values()))["metrics"].items():
         for metric in metrics:
             cells = [f"{run['metrics'][split][metric]:.4f}" for run in runs.values()]
             table.add_row(f"{split} {metric}", *cells)
@@ -114,3 +117,31 @@ def _table(result: dict[str, Any]) -> Table:
     table.add_row("weights on disk, MB", *cells)
     table.add_row("seconds", *(f"{run['seconds']:.0f}" for run in runs.values()))
     return table
+
+
+def _curve(found: dict[str, Any]) -> Table:
+    """The models on the way up, judged on the holdout."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    columns = ("level", "non-zero, prunable", f"holdout {found['metric']}", "drop", "MB", "")
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_row("dense", "", f"{found['dense']:.4f}", "", "", "")
+    for point in found["curve"]:
+        table.add_row(
+            f"{point['level']:.0%}",
+            f"{point['parameters']['prunable']['nonzero']:,}",
+            f"{point['holdout']:.4f}",
+            f"{point['drop']:+.4f}",
+            f"{point['size_bytes'] / 1e6:.1f}",
+            "inside" if point["inside"] else "",
+        )
+    return table
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    if found["delivered"] is None:
+        return (
+            f"No model lost {found['limit']:g} or less on the holdout, so none is delivered; the "
+            "levels are kept. More steps, a lower level or a larger --max-drop may help."
+        )
+    return f"Delivered: {found['delivered']:.0%}, the sparsest that lost {found['limit']:g} or less"

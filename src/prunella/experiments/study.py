@@ -126,6 +126,8 @@ class Study:
         checkpoint = latest(folder)
         if checkpoint is not None:
             check(checkpoint)
+            step = checkpoint.name.rpartition("-")[2]
+            self.console.print(f"resuming {criterion} after step {step}")
         if checkpoint is None or not _has_ended(checkpoint):
             checkpoint = self._train(criterion, folder, checkpoint)
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))

@@ -20,6 +20,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
@@ -66,12 +67,15 @@ class Trainer(transformers.Trainer):
         super().__init__(*args, **kwargs)
         if score_gradient not in ("joint", "task"):
             raise UsageError(f"score_gradient={score_gradient!r} must be 'joint' or 'task'")
+        name = type(self.accelerator.unwrap_model(self.model)).__name__
+        if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+            self._loss_shifts_labels = True  # the Trainer overlooks some, and counts a token more
         self.regularizers = list(regularizers)
         self.score_gradient = score_gradient
         self.unlabelled = unlabelled
         self._task_gradients: TaskGradients | None = None
         self._scratch: Path | None = None  # while a checkpoint is written
-        self._micro = (0, 0)  # optimizer step, batches of it so far
+        self._micro = (-1, 0)  # optimizer step, batches of it so far
         self.add_callback(_Steps(self))
 
     # --- the loss ----------------------------------------------------------------------------
@@ -85,16 +89,18 @@ class Trainer(transformers.Trainer):
     ) -> Any:
         terms = self.regularizers if model.training else []
         asks = {name: wanted for term in terms for name, wanted in term.asks.items()}
+        # Many models take num_items_in_batch and do not heed it. Without it all losses are means.
+        heeded = num_items_in_batch if self.compute_loss_func is not None else None
         loss, outputs = super().compute_loss(
-            model, {**inputs, **asks}, return_outputs=True, num_items_in_batch=num_items_in_batch
+            model, {**inputs, **asks}, return_outputs=True, num_items_in_batch=heeded
         )
         if model.training:
             share = self._share(inputs, num_items_in_batch)
-            if self._problem() == "regression":
-                loss = loss * share  # the model averages over the batch it is given
+            if heeded is None:
+                # A batch without any labels that count has no mean.
+                loss = loss * share if share else 0 * outputs["logits"].sum()
             task, loss = loss, self._joint(model, loss, outputs, inputs, share)
-            # One a device in data-parallel runs.
-            if not torch.isfinite(loss).all():
+            if not torch.isfinite(loss).all():  # one a device in data-parallel runs
                 raise Diverged(
                     f"the loss is {loss.tolist()} at step {self.state.global_step}; a lower "
                     "learning rate may help"
@@ -108,8 +114,6 @@ class Trainer(transformers.Trainer):
     ) -> Tensor:
         if not self.regularizers:
             return loss
-        if self.args.average_tokens_across_devices and share != 1:
-            share *= self.accelerator.num_processes  # as the Trainer does with the task loss
         with self.accelerator.autocast():
             for term in self.regularizers:
                 loss = loss + share * term(outputs, inputs)
@@ -122,12 +126,17 @@ class Trainer(transformers.Trainer):
         return loss
 
     def _share(self, inputs: Mapping[str, Any], items: Tensor | int | None) -> float:
-        """The part of the accumulated batches' items that is in this one; 1 where unknown."""
+        """By what a batch's mean is to be multiplied: its part of all batches of the step.
+
+        1 where the Trainer divides by their number instead.
+        """
         counts = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
         if items is None or not counts or "labels" not in inputs:
             return 1.0
         labels = inputs["labels"][..., 1:] if self._loss_shifts_labels else inputs["labels"]
-        return float((labels != IGNORED).sum() / items)
+        share = float((labels != IGNORED).sum() / items)
+        # Gradients are averaged over processes, but these are parts of one sum.
+        return share * (self.args.world_size if self.args.average_tokens_across_devices else 1)
 
     def _problem(self) -> str | None:
         return getattr(getattr(self.model, "config", None), "problem_type", None)
