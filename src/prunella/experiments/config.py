@@ -269,6 +269,8 @@ class RunConfig:
     def _check_levels(self) -> None:
         """Raise UsageError where --max-drop meets what it does not go with."""
         if self.max_drop is None:
+            if self.levels:
+                raise UsageError("--levels belongs to --max-drop; add that, or leave it out")
             return
         if not 0 <= self.max_drop < math.inf:
             raise UsageError(f"max_drop={self.max_drop} must be a number from 0 on; 0.01 is usual")

@@ -1,0 +1,434 @@
+"""``prunella prune``: who may be looked at, what is kept, who teaches, and how sparse it can get."""
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from prunella import SelfRegularization
+from prunella.cli import main
+from prunella.criteria import CRITERIA
+
+PRUNABLE = 16384
+STEPS = 30
+
+Prune = Callable[..., Path]
+
+
+@pytest.fixture
+def prune(bert: Path, sst2: Path, tmp_path: Path) -> Prune:
+    """Runs the command on the tiny task, flags added, and gives the folder it filled."""
+
+    def prune(*flags: str, output: str = "out", data: Path = sst2, task: str = "glue/sst2") -> Path:
+        folder = tmp_path / output
+        assert main(_arguments(bert, data, folder, task, *flags)) == 0
+        return folder
+
+    return prune
+
+
+def _arguments(model: Path, data: Path, output: Path, task: str, *flags: str) -> list[str]:
+    fixed = f"--max-steps {STEPS} --batch-size 8 --lr 1e-3 --task {task}"
+    paths = ["--model", str(model), "--data", str(data), "--output", str(output)]
+    return ["prune", *paths, *fixed.split(), *flags]
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def _weights(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+def _zeros(folder: Path) -> int:
+    weights = _weights(folder).items()
+    return sum(int((w == 0).sum()) for n, w in weights if ".layer." in n and w.ndim == 2)
+
+
+def _same(one: Path, other: Path) -> bool:
+    ours, theirs = _weights(one), _weights(other)
+    return all(np.array_equal(ours[n], theirs[n]) for n in ours)
+
+
+def _logits(folder: Path) -> list[list[float]]:
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    return [json.loads(line)["logits"] for line in lines]
+
+
+@pytest.fixture
+def noisy(sst2: Path, tmp_path: Path) -> Path:
+    """The same data, but for labels of dev drawn by a coin."""
+    data = shutil.copytree(sst2, tmp_path / "noisy")
+    header, *lines = (data / "dev.tsv").read_text().splitlines()
+    source = random.Random(1)
+    lines = [f"{line.split(chr(9))[0]}\t{source.randrange(2)}" for line in lines]
+    (data / "dev.tsv").write_text("\n".join([header, *lines]) + "\n")
+    return data
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts snapshots."""
+    counted: list[int] = []
+    take = SelfRegularization.take
+
+    def counting(self: SelfRegularization) -> None:
+        counted.append(1)
+        take(self)
+
+    monkeypatch.setattr(SelfRegularization, "take", counting)
+    return counted
+
+
+# --- dev ----------------------------------------------------------------------------------------
+
+PROTOCOLS = {
+    "every": "--regularize self --snapshot-every 5",
+    "holdout": "--regularize self --snapshot best-holdout --check-every 5",
+    "best": "--regularize self --snapshot-every 5 --keep best --patience 2 --check-every 3",
+    "max-drop": "--regularize self --snapshot-every 5 --max-drop 1 --levels 0.5 --levels 0.8 "
+    "--criterion magnitude",
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_labels_of_dev_change_nothing_but_its_metric(
+    name: str, prune: Prune, noisy: Path, taken: list[int]
+) -> None:
+    flags = PROTOCOLS[name].split()
+    honest = prune(*flags, "--baseline")
+    assert len(taken) >= (2 if name != "holdout" else 1)
+    blind = prune(*flags, "--baseline", data=noisy, output="blind")
+    assert _same(honest, blind)
+    assert _logits(honest) == _logits(blind)
+    ours, theirs = _result(honest), _result(blind)
+    for figures in (ours, theirs, ours["baseline"], theirs["baseline"]):
+        figures.pop("seconds")
+        figures["dev"] = figures["metrics"].pop("dev")
+    assert ours["dev"] != theirs["dev"]
+    for aside in ("dev", "config", "data"):
+        ours.pop(aside), theirs.pop(aside)
+    ours["baseline"].pop("dev"), theirs["baseline"].pop("dev")
+    assert ours == theirs
+    assert ours["dev_used_for_selection"] is False
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--regularize self --snapshot best-dev --check-every 3", "--select-on dev --keep best"],
+)
+def test_choosing_on_dev_is_stamped(
+    flags: str, prune: Prune, noisy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    honest = prune(*flags.split())
+    assert "chosen on, which the result will say" in " ".join(capfd.readouterr().out.split())
+    blind = prune(*flags.split(), data=noisy, output="blind")
+    assert _result(honest)["dev_used_for_selection"] is True
+    if "snapshot" in flags:
+        assert not _same(honest, blind)
+
+
+def test_the_stamp_passes_from_teacher_to_student(prune: Prune) -> None:
+    teacher = prune("--criterion", "dense", "--select-on", "dev", output="teacher")
+    student = prune("--regularize", "distill", "--teacher", str(teacher))
+    assert _result(student)["config"]["select_on"] == "holdout"
+    assert _result(student)["dev_used_for_selection"] is True
+
+
+# --- what is kept -------------------------------------------------------------------------------
+
+
+def test_the_best_is_sought_on_the_holdout_among_the_sparse(prune: Prune) -> None:
+    last = _result(prune("--check-every", "3"))
+    best = _result(prune("--check-every", "3", "--keep", "best", output="best"))
+    assert last["kept_step"] == last["steps"] == best["steps"] == STEPS
+    assert best["kept_step"] > 0.7 * STEPS  # only then the sparsity is final
+    name = "accuracy"
+    assert best["metrics"]["holdout"][name] >= last["metrics"]["holdout"][name]
+    assert best["parameters"]["prunable"]["nonzero"] == PRUNABLE - round(0.8 * PRUNABLE)
+
+
+def test_patience_ends_a_run_at_the_final_sparsity(prune: Prune) -> None:
+    flags = ("--patience", "1", "--check-every", "1", "--end", "0.3", "--begin", "0.1")
+    folder = prune(*flags, "--criterion", "magnitude", "--every", "2", "--lr", "1e-6")
+    assert 9 <= _result(folder)["steps"] < STEPS
+    assert _zeros(folder) == round(0.8 * PRUNABLE)
+    assert _result(folder)["kept_step"] == _result(folder)["steps"]
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_goes_with_every_term(
+    criterion: str, prune: Prune, dense: Path, taken: list[int]
+) -> None:
+    terms = ("self", "distill", "smoothing", "virtual-teacher")
+    flags = [part for term in terms for part in ("--regularize", term)]
+    folder = prune(*flags, "--teacher", str(dense), "--criterion", criterion)
+    assert _zeros(folder) == round(0.8 * PRUNABLE)
+    assert len(taken) == 10
+    assert _result(folder)["config"]["regularize"] == list(terms)
+
+
+def test_the_dense_twin_has_the_same_terms(prune: Prune, taken: list[int]) -> None:
+    folder = prune("--regularize", "self", "--baseline")
+    assert len(taken) == 20
+    alone = prune("--regularize", "self", "--criterion", "dense", output="alone")
+    plain = prune("--criterion", "dense", output="plain")
+    assert _result(folder)["baseline"]["metrics"] == _result(alone)["metrics"]
+    assert not _same(alone, plain)
+
+
+@pytest.mark.parametrize("gradient", ["joint", "task"])
+def test_the_score_gradient_is_a_switch(gradient: str, prune: Prune) -> None:
+    flags = ("--regularize", "self", "--self-weight", "adaptive", "--snapshot-every", "2")
+    folder = prune(*flags, "--score-gradient", gradient, output=gradient)
+    assert _zeros(folder) == round(0.8 * PRUNABLE)
+    plain = prune(*flags, output="plain")
+    assert _same(folder, plain) is (gradient == "joint")
+
+
+def test_the_holdout_is_the_same_for_every_seed(prune: Prune) -> None:
+    one = _result(prune("--criterion", "dense"))
+    two = _result(prune("--criterion", "dense", "--seed", "1", output="two"))
+    three = _result(prune("--criterion", "dense", "--holdout-seed", "1", output="three"))
+    assert one["data"] == two["data"]
+    assert one["data"]["holdout"] != three["data"]["holdout"]
+    assert one["data"]["dev"] == three["data"]["dev"]
+    assert {split: known["rows"] for split, known in one["data"].items()} == {
+        "train": 108,
+        "holdout": 12,
+        "dev": 40,
+    }
+
+
+# --- teachers -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dense(bert: Path, sst2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tuned teacher."""
+    folder = tmp_path_factory.mktemp("runs") / "dense"
+    flags = ("--criterion", "dense", "--seed", "5")
+    assert main(_arguments(bert, sst2, folder, "glue/sst2", *flags)) == 0
+    return folder
+
+
+def test_the_result_names_the_teacher_and_what_it_saw(prune: Prune, dense: Path) -> None:
+    teacher = _result(prune("--regularize", "distill", "--teacher", str(dense)))["teacher"]
+    assert teacher["path"] == str(dense)
+    assert teacher["config"]["criterion"] == "dense" and teacher["config"]["seed"] == 5
+    assert teacher["data"]["train"]["rows"] == 108
+    assert teacher["same_holdout"] is True and teacher["used_dev"] is False
+    flags = ("--regularize", "distill", "--teacher", str(dense), "--holdout-seed", "9")
+    other = _result(prune(*flags, output="other"))["teacher"]
+    assert other["same_holdout"] is False
+
+
+def test_a_teacher_whose_classes_are_in_another_order_is_mapped(
+    prune: Prune, dense: Path, tmp_path: Path
+) -> None:
+    plain = prune("--regularize", "distill", "--teacher", str(dense), output="plain")
+    turned = shutil.copytree(dense, tmp_path / "turned")
+    weights = _weights(turned)
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = np.ascontiguousarray(weights[name][::-1])
+    from safetensors.numpy import save_file
+
+    save_file(weights, turned / "model.safetensors", {"format": "pt"})
+    config = json.loads((turned / "config.json").read_text())
+    config["id2label"] = {"0": "positive", "1": "negative"}
+    config["label2id"] = {"positive": 0, "negative": 1}
+    (turned / "config.json").write_text(json.dumps(config))
+    mapped = prune("--regularize", "distill", "--teacher", str(turned), output="mapped")
+    assert _same(plain, mapped)
+
+
+def test_text_without_labels_is_distilled_on_as_well(
+    prune: Prune, dense: Path, tmp_path: Path
+) -> None:
+    flags = ("--regularize", "distill", "--teacher", str(dense))
+    plain = prune(*flags, output="plain")
+    (tmp_path / "more.txt").write_text("good word1 word2\n\nbad word3\nfine word4 word5 word6\n")
+    (tmp_path / "more.csv").write_text(
+        "text\ngood word1 word2\nbad word3\nfine word4 word5 word6\n"
+    )
+    results = []
+    for file in ("more.txt", "more.csv"):
+        folder = prune(
+            *flags, "--distill-data", str(tmp_path / file), output=file.replace(".", "-")
+        )
+        assert not _same(folder, plain)
+        results.append(_result(folder))
+        assert results[-1]["data"]["unlabelled"]["rows"] == 3
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_hidden_states_and_attention_of_a_teacher(prune: Prune, dense: Path) -> None:
+    flags = ("--regularize", "distill", "--teacher", str(dense))
+    plain = prune(*flags, output="plain")
+    for extra in ("--distill-hidden", "--distill-attention"):
+        assert not _same(prune(*flags, extra, "1", output=extra.strip("-")), plain)
+
+
+# --- how sparse can it get ----------------------------------------------------------------------
+
+LADDER = "--criterion magnitude --levels 0.3 --levels 0.6 --levels 0.9 --begin 3 --every 2"
+
+
+def test_the_sparsest_inside_the_limit_is_delivered(
+    prune: Prune, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = prune(*LADDER.split(), "--max-drop", "0.26", "--regularize", "self")
+    found = _result(folder)["max_drop"]
+    assert [point["level"] for point in found["curve"]] == [0.3, 0.6, 0.9]
+    for point in found["curve"]:
+        zeros = _zeros(folder / "levels" / f"{point['level']:g}")
+        assert zeros == round(point["level"] * PRUNABLE)
+        assert point["parameters"]["prunable"]["nonzero"] == PRUNABLE - zeros
+        assert point["drop"] == found["dense"] - point["holdout"]
+        assert point["inside"] is (point["drop"] <= 0.26)
+    inside = [point["level"] for point in found["curve"] if point["inside"]]
+    assert inside and found["delivered"] == inside[-1]
+    assert _same(folder, folder / "levels" / f"{inside[-1]:g}")
+    assert _result(folder)["metrics"]["holdout"]["accuracy"] in [
+        point["holdout"] for point in found["curve"] if point["level"] == inside[-1]
+    ]
+    assert _result(folder)["baseline"]["metrics"]["holdout"]["accuracy"] == found["dense"]
+    out = capfd.readouterr().out
+    assert re.search(rf"^Delivered: {inside[-1]:.0%}, the sparsest", out, re.M)
+    assert re.search(r"^ +90% +1,638 +\d\.\d{4} +[+-]\d\.\d{4}", out, re.M)
+
+
+def test_no_model_inside_the_limit_is_an_answer_too(
+    prune: Prune, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--criterion", "random", "--levels", "0.9", "--levels", "0.99", "--max-drop", "0")
+    folder = prune(*flags, "--begin", "3", "--every", "2", "--lr", "3e-3")
+    result = _result(folder)
+    assert result["max_drop"]["delivered"] is None
+    assert len(result["max_drop"]["curve"]) == 2
+    assert not (folder / "model.safetensors").exists() and "metrics" not in result
+    assert result["baseline"]["metrics"]["dev"]["accuracy"] > 0
+    assert "No model lost 0 or less on the holdout" in capfd.readouterr().out
+
+
+# --- the user's own data ------------------------------------------------------------------------
+
+
+def test_a_table_of_ones_own(prune: Prune, tmp_path: Path, bert: Path) -> None:
+    good, bad = ("good", "fine", "lovely"), ("bad", "poor", "awful")
+    lines = [
+        f"{n},word{n} {(good if n % 2 else bad)[n % 3]},{'yay' if n % 2 else 'nay'}"
+        for n in range(200)
+    ]
+    table = tmp_path / "reviews.csv"
+    table.write_text("id,review,verdict\n" + "\n".join(lines) + "\n")
+    flags = ("--text-column", "review", "--label-column", "verdict", "--regularize", "smoothing")
+    folder = prune(*flags, data=table, task="classification")
+    assert _zeros(folder) == round(0.8 * PRUNABLE)
+    assert set(_result(folder)["metrics"]["dev"]) == {"accuracy", "f1"}
+    assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "nay", "1": "yay"}
+    scores = tmp_path / "scores.jsonl"
+    rows = [{"a": f"word{n}", "b": f"word{n % 7}", "score": n / 10} for n in range(200)]
+    scores.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    columns = "--text-column a --pair-column b --label-column score --regularize self"
+    folder = prune(*columns.split(), data=scores, task="regression", output="scores")
+    assert set(_result(folder)["metrics"]["dev"]) == {"pearson", "spearman"}
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+BAD = {
+    "teacher missing": ("--regularize distill", ["--teacher", "distill"]),
+    "teacher without distill": ("--teacher x", ["--teacher x", "--regularize distill"]),
+    "snapshot without self": ("--snapshot-every 3", ["--snapshot-every", "--regularize self"]),
+    "smoothing without": ("--smoothing 0.2", ["--smoothing 0.2", "--regularize smoothing"]),
+    "twice": ("--regularize self --regularize self", ["self", "twice"]),
+    "no such teacher": ("--regularize distill --teacher ./no", ["./no", "no folder"]),
+    "smoothing one": ("--regularize smoothing --smoothing 1", ["smoothing=1", "[0, 1)"]),
+    "virtual one": (
+        "--regularize virtual-teacher --virtual-teacher 1.5",
+        ["right=1.5", "(0, 1)"],
+    ),
+    "temperature": ("--regularize self --temperature 0", ["temperature=0", "greater than 0"]),
+    "weight": ("--regularize self --self-weight -1", ["self_weight=-1", "from 0 on"]),
+    "fraction": ("--check-every 1.5", ["check_every=1.5", "fraction of the run"]),
+    "patience": ("--patience 0", ["patience=0", "at least 1"]),
+    "max drop": ("--max-drop -0.1", ["max_drop=-0.1", "0.01"]),
+    "max drop of dense": ("--max-drop 0.1 --criterion dense", ["--max-drop", "dense"]),
+    "max drop and best": ("--max-drop 0.1 --keep best", ["--max-drop", "--keep"]),
+    "falling levels": ("--max-drop 0.1 --levels 0.8 --levels 0.5", ["0.8, 0.5", "must rise"]),
+    "levels alone": ("--levels 0.8", ["--levels", "--max-drop"]),
+    "many levels": ("--max-drop 0.1 --max-steps 8", ["6 levels", "train longer"]),
+    "no table": ("--task classification", ["classification", "train.tsv"]),
+    "no text": ("--regularize distill --teacher x --distill-data no.txt", ["x", "cannot be"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_names_value_rule_and_remedy(
+    name: str,
+    bert: Path,
+    sst2: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags, words = BAD[name]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    assert main(_arguments(bert, sst2, tmp_path / "out", "glue/sst2", *flags.split())) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("prunella: ") and [word for word in words if word not in line] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--regularize smoothing", ["--regularize smoothing", "regression"]),
+        ("--regularize self --self-weight adaptive", ["--self-weight adaptive", "regression"]),
+    ],
+)
+def test_terms_of_classes_are_refused_for_regression(
+    flags: str, words: list[str], bert: Path, stsb: Path, tmp_path: Path, capfd: Any
+) -> None:
+    assert main(_arguments(bert, stsb, tmp_path / "out", "glue/stsb", *flags.split())) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert [word for word in words if word not in line] == []
+
+
+def test_teachers_that_do_not_fit_are_refused(
+    bert: Path, gpt2: Path, sst2: Path, dense: Path, tmp_path: Path, capfd: Any
+) -> None:
+    other = shutil.copytree(dense, tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["good"], vocabulary["bad"] = vocabulary["bad"], vocabulary["good"]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    named = shutil.copytree(dense, tmp_path / "named")
+    config = json.loads((named / "config.json").read_text())
+    config["id2label"] = {"0": "LABEL_0", "1": "LABEL_1"}
+    (named / "config.json").write_text(json.dumps(config))
+    headless = shutil.copytree(dense, tmp_path / "headless")
+    weights = _weights(headless)
+    from safetensors.numpy import save_file
+
+    kept = {name: w for name, w in weights.items() if "classifier" not in name}
+    save_file(kept, headless / "model.safetensors", {"format": "pt"})
+    for teacher, words in (
+        (other, ["another vocabulary"]),
+        (named, ["LABEL_0, LABEL_1", "negative, positive", "id2label"]),
+        (headless, ["lacks classifier", "not fine-tuned", "--criterion dense"]),
+    ):
+        flags = ("--regularize", "distill", "--teacher", str(teacher))
+        assert main(_arguments(bert, sst2, tmp_path / "out", "glue/sst2", *flags)) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert [word for word in words if word not in line] == []
