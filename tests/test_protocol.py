@@ -1,4 +1,4 @@
-"""``prunella prune``: who may be looked at, what is kept, who teaches, and how sparse it can get."""
+"""``prunella prune``: what is looked at, what is kept, who teaches, how sparse it can get."""
 
 import json
 import random
@@ -255,15 +255,13 @@ def test_text_without_labels_is_distilled_on_as_well(
 ) -> None:
     flags = ("--regularize", "distill", "--teacher", str(dense))
     plain = prune(*flags, output="plain")
-    (tmp_path / "more.txt").write_text("good word1 word2\n\nbad word3\nfine word4 word5 word6\n")
-    (tmp_path / "more.csv").write_text(
-        "text\ngood word1 word2\nbad word3\nfine word4 word5 word6\n"
-    )
+    lines = ("good word1 word2", "bad word3", "fine word4 word5 word6")
+    (tmp_path / "more.txt").write_text("\n\n".join(lines) + "\n")
+    (tmp_path / "more.csv").write_text("\n".join(["text", *lines]) + "\n")
     results = []
     for file in ("more.txt", "more.csv"):
-        folder = prune(
-            *flags, "--distill-data", str(tmp_path / file), output=file.replace(".", "-")
-        )
+        more = ("--distill-data", str(tmp_path / file))
+        folder = prune(*flags, *more, output=file.replace(".", "-"))
         assert not _same(folder, plain)
         results.append(_result(folder))
         assert results[-1]["data"]["unlabelled"]["rows"] == 3
@@ -367,8 +365,11 @@ BAD = {
     "falling levels": ("--max-drop 0.1 --levels 0.8 --levels 0.5", ["0.8, 0.5", "must rise"]),
     "levels alone": ("--levels 0.8", ["--levels", "--max-drop"]),
     "many levels": ("--max-drop 0.1 --max-steps 8", ["6 levels", "train longer"]),
-    "no table": ("--task classification", ["classification", "train.tsv"]),
-    "no text": ("--regularize distill --teacher x --distill-data no.txt", ["x", "cannot be"]),
+    "no table": ("--task classification", ["train.tsv", "unknown column 'text'", "sentence"]),
+    "no text": (
+        "--regularize distill --teacher x --distill-data no.txt",
+        ["no.txt", "No such file"],
+    ),
 }
 
 
