@@ -1,7 +1,7 @@
 import pytest
 import reference
 
-from prunella import Constant, Cubic, Linear, OneShot, UsageError
+from prunella import Constant, Cubic, Ladder, Linear, OneShot, UsageError
 
 RAMPS = [(0, 40, 10), (4, 68, 5), (9, 31, 5), (7, 8, 3), (10, 60, 1)]
 
@@ -82,3 +82,37 @@ def test_more_warmup_and_cooldown_than_steps():
         Cubic(0.5).resolve(0)
     with pytest.raises(UsageError, match="in a run of 1 steps"):
         Cubic(0.5).resolve(1)
+
+
+@pytest.mark.parametrize("steps", [20, 97, 1000])
+@pytest.mark.parametrize("levels", [(0.5,), (0.3, 0.6, 0.9), Ladder.levels])
+def test_a_ladder_reaches_every_level_and_rests_there(
+    levels: tuple[float, ...], steps: int
+) -> None:
+    ladder = Ladder(levels=levels, every=3).resolve(steps)
+    sparsities = [ladder.sparsity(t) for t in range(steps)]
+    assert sparsities == sorted(sparsities) and sparsities[0] == 0
+    selected = [t for t in range(steps) if ladder.updates(t)]
+    ends = [*ladder.rests().values(), steps]
+    assert list(ladder.rests()) == list(levels[:-1])
+    start = ladder.begin
+    for level, end in zip(levels, ends, strict=True):
+        # The last selection before the end of a level's time is exactly at the level.
+        last = max(t for t in selected if t < end)
+        assert ladder.sparsity(last) == ladder.sparsity(end - 1) == level
+        assert start < last < end
+        assert end - last >= (end - start) / 2 - 1.5
+        start = end
+    assert ladder.final == levels[-1] and ladder.final_update() == selected[-1]
+    assert [ladder.frozen(t) for t in range(steps)] == [t >= selected[-1] for t in range(steps)]
+    assert ladder.first_update() == selected[0]
+
+
+def test_ladders_that_cannot_be_climbed() -> None:
+    for levels in ((), (0.5, 0.5), (0.8, 0.5), (0.0, 0.5), (0.5, 1.0), (-0.1,)):
+        with pytest.raises(UsageError, match="must rise"):
+            Ladder(levels=levels)
+    with pytest.raises(UsageError, match="train longer"):
+        Ladder(begin=0, end=10)
+    with pytest.raises(UsageError, match="begin must come before end"):
+        Ladder(begin=10, end=10)

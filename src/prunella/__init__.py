@@ -34,7 +34,7 @@ from prunella.regularizers import (
     Smoothing,
     VirtualTeacher,
 )
-from prunella.schedules import Constant, Cubic, Linear, OneShot, Schedule
+from prunella.schedules import Constant, Cubic, Ladder, Linear, OneShot, Schedule
 from prunella.task_gradients import TaskGradients
 
 __version__ = "0.1.0"
@@ -53,6 +53,7 @@ __all__ = [
     "Element",
     "Fisher",
     "Global",
+    "Ladder",
     "Linear",
     "Magnitude",
     "Movement",

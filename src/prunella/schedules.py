@@ -284,8 +284,9 @@ class Ladder(Schedule):
     def updates(self, step: int) -> bool:
         if step <= self.begin:
             return False
-        peak = self._peak(self._index(step))
-        return step == peak or (step < peak and step % self.every == 0)
+        index = self._index(step)
+        start, peak = self.begin + index * self._length, self._peak(index)
+        return step == peak or (start < step < peak and step % self.every == 0)
 
     def final_update(self) -> int:
         return self._peak(len(self.levels) - 1)
