@@ -306,8 +306,9 @@ class RunConfig:
         return self.select_on == "dev" or self.snapshot == "best-dev"
 
     def settings(self) -> dict[str, Any]:
-        """The settings as JSON has them."""
-        return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
+        """The settings as JSON has them, as of a run in one go."""
+        settings = asdict(replace(self, resume=False, overwrite=False))
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in settings.items()}
 
     def differences(self, others: Mapping[str, Any]) -> list[str]:
         """Where other settings would compute something else, as ``name=theirs, not ours``."""
@@ -319,9 +320,7 @@ class RunConfig:
 
     def to_yaml(self) -> str:
         """The settings as ``--config`` reads them."""
-        return yaml.safe_dump(
-            replace(self, resume=False, overwrite=False).settings(), sort_keys=False
-        )
+        return yaml.safe_dump(self.settings(), sort_keys=False)
 
 
 def flags(path: Path, without: Collection[str] = ()) -> list[str]:

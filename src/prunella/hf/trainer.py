@@ -90,13 +90,16 @@ class Trainer(transformers.Trainer):
         terms = self.regularizers if model.training else []
         asks = {name: wanted for term in terms for name, wanted in term.asks.items()}
         # Many models take num_items_in_batch and do not heed it. Without it all losses are means.
-        heeded = num_items_in_batch if self.compute_loss_func is not None else None
+        meant = self.compute_loss_func is None and self.args.n_gpu <= 1
         loss, outputs = super().compute_loss(
-            model, {**inputs, **asks}, return_outputs=True, num_items_in_batch=heeded
+            model,
+            {**inputs, **asks},
+            return_outputs=True,
+            num_items_in_batch=None if meant else num_items_in_batch,
         )
         if model.training:
-            share = self._share(inputs, num_items_in_batch)
-            if heeded is None:
+            share = self._share(inputs, num_items_in_batch) if self.args.n_gpu <= 1 else 1.0
+            if meant:
                 # A batch without any labels that count has no mean.
                 loss = loss * share if share else 0 * outputs["logits"].sum()
             task, loss = loss, self._joint(model, loss, outputs, inputs, share)
@@ -204,6 +207,8 @@ class Trainer(transformers.Trainer):
                     best_model_checkpoint=self.state.best_model_checkpoint,
                     use_mtime=True,
                 )
+        except Diverged:  # while the pruner's state was read
+            raise
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise Unsaved(
