@@ -36,7 +36,7 @@ def flags(output: Path, *more: str) -> list[str]:
     fixed = f"--model {MODEL} --data {DATA} --task glue/sst2 --output {output}"
     settings = (
         "--criterion movement --regularize self --snapshot-every 3 --max-steps 12 --every 2 "
-        "--batch-size 8 --lr 1e-3 --check-every 4"
+        "--batch-size 22 --lr 1e-3 --check-every 4"
     )
     return ["prune", *fixed.split(), *settings.split(), *more]
 
@@ -66,14 +66,16 @@ def forked(output: Path, act: Act, *more: str, before: Callable[[], None] = lamb
 def watch(output: Path, act: Act) -> None:
     """Tell of moments: those that the interpreter announces, and files half written."""
 
-    here = (str(output), f"{output}/", f"{output}.partial", f"{output}.replaced")
+    here = (str(output), f"{output}/", f"{output}.partial", f"{output}.replaced")  # not .log, .last
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         path = str(arguments[0]) if event in MOMENTS else ""
+        if event in ("os.remove", "os.rmdir") and arguments[1] not in (None, -1):
+            path = f"{os.readlink(f'/proc/self/fd/{arguments[1]}')}/{path}"
         if path not in here and not path.startswith(here[1:]):
             return
         if event != "open" or "w" in str(arguments[1]):
-            act(f"{event} {Path(str(arguments[0])).relative_to(output.parent)}")
+            act(f"{event} {Path(path).relative_to(output.parent)}")
 
     sys.addaudithook(hook)
     save = torch.save
@@ -162,8 +164,9 @@ def chosen(moments: list[str]) -> list[int]:
         event, _, path = moment.partition(" ")
         kinds.setdefault(f"{event} {Path(path).name.rpartition('-')[0] or Path(path).name}", number)
     matter = [n for k, n in kinds.items() if k.startswith(("half", "os.rename", "shutil", "step"))]
+    matter += [n for n, moment in enumerate(moments) if ".removed" in moment][2:5]
     rest = sorted(set(range(len(moments))) - set(matter))
-    return sorted([*matter, *random.Random(0).sample(rest, 10)])
+    return sorted({*matter, *random.Random(0).sample(rest, 8)})
 
 
 def resumed(output: Path, reference: Path) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class Spy(Regularizer):
 
 
 def test_unlabelled_rows_come_in_order_beside_the_labelled(bert: Path, tmp_path: Path) -> None:
-    extra = Dataset.from_list([{"input_ids": [n, 7, 7, 7]} for n in range(5, 10)])
+    extra = Dataset.from_list([{"input_ids": [n, 7, 7, 7], "text": "?"} for n in range(5, 10)])
     spy = Spy()
     trained(
         bert,
@@ -279,6 +279,70 @@ def test_the_task_gradient_is_that_of_a_run_without_a_term(
         torch.testing.assert_close(one, other)
 
 
+def test_the_gradient_of_a_step_that_was_skipped_is_forgotten(bert: Path) -> None:
+    model = classifier(bert, num_labels=3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    pruner = Pruner(model, optimizer, Sensitivity(), Cubic(0.5, begin=20, end=30))
+    of_task = TaskGradients(pruner)
+    batch = CASES["classification"][1][:4]
+    inputs = {name: torch.tensor(batch[name]) for name in ("input_ids", "labels")}
+    of_task(model(**inputs).loss * torch.inf).backward()  # and no step, as a scaler would have it
+    optimizer.zero_grad()
+    of_task.reset()
+    of_task(model(**inputs).loss).backward()
+    optimizer.step()
+    assert all(score.isfinite().all() for score in pruner.scores().values())
+
+
+def test_the_callback_may_come_later(bert: Path, tmp_path: Path) -> None:
+    model = classifier(bert, num_labels=3)
+    trainer = Trainer(
+        model,
+        TrainingArguments(
+            str(tmp_path),
+            max_steps=4,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+        ),
+        train_dataset=CASES["classification"][1],
+        regularizers=[Smoothing()],
+        score_gradient="task",
+    )
+    callback = PruningCallback(Sensitivity(), Cubic(0.5, begin=1, end=3, every=1))
+    trainer.add_callback(callback)
+    for _ in range(2):
+        trainer.train()
+        assert trainer._task_gradients.pruner is callback.pruner
+        assert callback.pruner.sparsity == 0.5
+
+
+def test_state_of_other_regularizers_is_refused(bert: Path, tmp_path: Path) -> None:
+    model = classifier(bert, num_labels=3)
+
+    def trainer(terms: list[Regularizer]) -> Trainer:
+        arguments = TrainingArguments(
+            str(tmp_path), max_steps=4, save_steps=2, report_to=[], use_cpu=True, disable_tqdm=True
+        )
+        data = CASES["classification"][1]
+        return Trainer(model, arguments, train_dataset=data, regularizers=terms)
+
+    trainer([SelfRegularization(model, every=1), Smoothing()]).train()
+    folder = str(tmp_path / "checkpoint-2")
+    for others in ([Smoothing(), SelfRegularization(model)], []):
+        with pytest.raises(UsageError, match="SelfRegularization, Smoothing"):
+            trainer(others).train(resume_from_checkpoint=folder)
+    with pytest.raises(UsageError, match="another model"):
+        trainer([SelfRegularization(classifier(bert, num_labels=3))]).train()
+
+
+def test_a_teacher_follows_the_model(bert: Path) -> None:
+    term = Distillation(classifier(bert, num_labels=3))
+    term.begin(nn.Linear(1, 1, device="meta"))
+    assert {p.device.type for p in term.teacher.parameters()} == {"meta"}
+
+
 def test_the_trainer_shows_the_task_gradient(bert: Path, tmp_path: Path) -> None:
     seen = {}
     for gradient, accumulate in (("task", 1), ("task", 2), ("joint", 1)):
@@ -328,4 +392,4 @@ def test_several_labels_a_row_are_refused(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one label a row"):
         trainer.train()
     with pytest.raises(UsageError, match="score_gradient='both'"):
-        Trainer(model, score_gradient="both")  # type: ignore[arg-type]
+        Trainer(model, trainer.args, score_gradient="both")  # type: ignore[arg-type]

@@ -156,6 +156,12 @@ def test_the_best_is_sought_on_the_holdout_among_the_sparse(prune: Prune) -> Non
     assert best["parameters"]["prunable"]["nonzero"] == PRUNABLE - round(0.8 * PRUNABLE)
 
 
+def test_the_dense_twin_of_a_patient_run_has_the_whole_budget(prune: Prune) -> None:
+    flags = ("--patience", "1", "--check-every", "1", "--end", "0.3", "--lr", "1e-6")
+    result = _result(prune(*flags, "--criterion", "magnitude", "--every", "2", "--baseline"))
+    assert result["steps"] < result["baseline"]["steps"] == STEPS
+
+
 def test_patience_ends_a_run_at_the_final_sparsity(prune: Prune) -> None:
     flags = ("--patience", "1", "--check-every", "1", "--end", "0.3", "--begin", "0.1")
     folder = prune(*flags, "--criterion", "magnitude", "--every", "2", "--lr", "1e-6")
@@ -250,6 +256,18 @@ def test_a_teacher_whose_classes_are_in_another_order_is_mapped(
     assert _same(plain, mapped)
 
 
+def test_an_unknown_teacher_is_said_to_be_one(
+    prune: Prune, dense: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    unknown = shutil.copytree(dense, tmp_path / "unknown")
+    (unknown / "result.json").unlink()
+    folder = prune("--regularize", "distill", "--teacher", str(unknown))
+    assert _result(folder)["teacher"]["used_dev"] is None
+    assert _result(folder)["teacher"]["same_holdout"] is None
+    out = " ".join(capfd.readouterr().out.split())
+    assert "may have been trained on our holdout" in out and "does not say" in out
+
+
 def test_text_without_labels_is_distilled_on_as_well(
     prune: Prune, dense: Path, tmp_path: Path
 ) -> None:
@@ -280,6 +298,32 @@ def test_hidden_states_and_attention_of_a_teacher(prune: Prune, dense: Path) -> 
 LADDER = "--criterion magnitude --levels 0.3 --levels 0.6 --levels 0.9 --begin 3 --every 2"
 
 
+@pytest.mark.parametrize("begin", [0.0, 0.1, 0.3, 17])
+def test_at_every_level_the_learning_rate_falls_to_zero(begin: float, tmp_path: Path) -> None:
+    """So that every model that is judged was trained to its end."""
+    import torch
+    from transformers import Trainer
+
+    from prunella.experiments import build
+    from prunella.experiments.config import RunConfig
+    from prunella.experiments.study import _arguments
+
+    config = RunConfig(max_drop=0.1, begin=begin, lr=1.0)
+    trainer = Trainer(torch.nn.Linear(1, 1), _arguments(config, tmp_path, 1200))
+    trainer.create_optimizer_and_scheduler(1200)
+    rates = []
+    for _ in range(1200):
+        rates.append(trainer.lr_scheduler.get_last_lr()[0])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    ends = [*build.schedule(config).resolve(1200).rests().values(), 1200]
+    assert len(ends) == 6
+    assert max(rates) == pytest.approx(1.0)
+    for start, end in zip([ends[0] - 180, *ends], ends, strict=False):
+        assert rates[end - 2] < 0.01  # the last step before the model is kept
+        assert max(rates[start + 1 : end]) > 0.95
+
+
 def test_the_sparsest_inside_the_limit_is_delivered(
     prune: Prune, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -291,10 +335,12 @@ def test_the_sparsest_inside_the_limit_is_delivered(
         assert zeros == round(point["level"] * PRUNABLE)
         assert point["parameters"]["prunable"]["nonzero"] == PRUNABLE - zeros
         assert point["drop"] == found["dense"] - point["holdout"]
-        assert point["inside"] is (point["drop"] <= 0.26)
+        assert point["inside"] is (point["drop"] <= 0.26 + 1e-6)
+    assert [point["step"] for point in found["curve"]] == [11, 20, STEPS]
     inside = [point["level"] for point in found["curve"] if point["inside"]]
     assert inside and found["delivered"] == inside[-1]
     assert _same(folder, folder / "levels" / f"{inside[-1]:g}")
+    assert _result(folder)["kept_step"] == found["curve"][len(inside) - 1]["step"]
     assert _result(folder)["metrics"]["holdout"]["accuracy"] in [
         point["holdout"] for point in found["curve"] if point["level"] == inside[-1]
     ]
@@ -363,6 +409,17 @@ BAD = {
     "max drop of dense": ("--max-drop 0.1 --criterion dense", ["--max-drop", "dense"]),
     "max drop and best": ("--max-drop 0.1 --keep best", ["--max-drop", "--keep"]),
     "falling levels": ("--max-drop 0.1 --levels 0.8 --levels 0.5", ["0.8, 0.5", "must rise"]),
+    "max drop and sparsity": ("--max-drop 0.1 --sparsity 0.9", ["--max-drop", "--sparsity"]),
+    "task gradient alone": ("--score-gradient task", ["--score-gradient task", "--regularize"]),
+    "temperature alone": ("--temperature 3", ["--temperature 3", "self and distill"]),
+    "no snapshot at all": (
+        "--regularize self --snapshot-every 30",
+        ["snapshot_every=30", "30 steps", "lower it"],
+    ),
+    "snapshots by two rules": (
+        "--regularize self --snapshot best-holdout --snapshot-every 3",
+        ["--snapshot-every", "best-holdout", "--check-every"],
+    ),
     "levels alone": ("--levels 0.8", ["--levels", "--max-drop"]),
     "many levels": ("--max-drop 0.1 --max-steps 8", ["6 levels", "train longer"]),
     "no table": ("--task classification", ["train.tsv", "unknown column 'text'", "sentence"]),

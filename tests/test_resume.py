@@ -232,3 +232,30 @@ def test_without_an_output_the_last_run_that_fits_goes_on(
     assert main(["prune", *fixed.split(), *settings.split()]) == 0
     assert "resuming magnitude after step 8" in capfd.readouterr().out
     assert [path.name for path in Path("runs").iterdir()] == ["glue-sst2-magnitude-0.8-seed0"]
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+@pytest.mark.parametrize("place", ["out", "out.partial"])
+def test_folders_of_others_are_left_alone(
+    place: str, flag: str, bert: Path, sst2: Path, tmp_path: Path, capfd: Any
+) -> None:
+    (tmp_path / place / "magnitude").mkdir(parents=True)
+    (tmp_path / place / "thesis.txt").write_text("precious")
+    assert _run(bert, sst2, tmp_path / "out", flag) == 2
+    _refused(capfd, place, "no result of a run", "--output")
+    assert (tmp_path / place / "thesis.txt").read_text() == "precious"
+    assert _run(bert, sst2, sst2.parent, flag) == 2
+    _refused(capfd, "holds the input", "--output")
+
+
+def test_without_an_output_a_finished_run_is_not_done_again(
+    bert: Path, sst2: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fixed = f"--model {bert} --data {sst2} --task glue/sst2 --resume"
+    flags = f"{fixed} --max-steps 2 --criterion dense"
+    assert main(["prune", *flags.split()]) == 0
+    assert "nothing to resume" in capfd.readouterr().out
+    assert main(["prune", *flags.split()]) == 0
+    assert "finished already" in capfd.readouterr().out
+    assert [path.name for path in Path("runs").iterdir()] == ["glue-sst2-dense-0.8-seed0"]

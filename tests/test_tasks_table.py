@@ -18,7 +18,7 @@ from datasets import ClassLabel, Dataset, Value
 from pyarrow import parquet
 
 from prunella.tasks import Task, TaskError, cut_holdout
-from prunella.tasks.table import table
+from prunella.tasks.table import table, texts
 
 Kind = Literal["classification", "regression"]
 FORMATS = ("csv", "tsv", "jsonl", "json", "parquet")
@@ -442,3 +442,25 @@ def test_random_and_broken_bytes_are_task_errors(tmp_path: Path) -> None:
     path.with_suffix(".parquet").write_bytes(cut[-1])
     with pytest.raises(TaskError, match=r"not a sound Parquet file \(.*\); write it again"):
         make(path.with_suffix(".parquet"))
+
+
+def test_texts_without_labels(tmp_path: Path) -> None:
+    lines = "one\u2028still one\r\n\n two \x0c\nthree"
+    (tmp_path / "a.txt").write_text(lines, encoding="utf-8", newline="")
+    assert texts(tmp_path / "a.txt", ["x"])["text"][:] == [
+        "one\u2028still one",
+        " two \x0c",
+        "three",
+    ]
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n3,4\n")
+    pairs = texts(tmp_path / "a.csv", ["y", "x"])
+    assert pairs["text"][:] == ["2", "4"] and pairs["pair"][:] == ["1", "3"]
+    (tmp_path / "empty.txt").write_text("\n \n")
+    for file, columns, words in (
+        ("empty.txt", ["x"], "no texts"),
+        ("a.txt", ["x", "y"], r"texts come in \.csv"),
+        ("a.pdf", ["x"], r"texts come in \.txt"),
+        ("none.txt", ["x"], "No such file"),
+    ):
+        with pytest.raises(TaskError, match=words):
+            texts(tmp_path / file, columns)

@@ -128,7 +128,7 @@ def _curve(found: dict[str, Any]) -> Table:
     table.add_row("dense", "", f"{found['dense']:.4f}", "", "", "")
     for point in found["curve"]:
         table.add_row(
-            f"{point['level']:.0%}",
+            f"{100 * point['level']:g}%",
             f"{point['parameters']['prunable']['nonzero']:,}",
             f"{point['holdout']:.4f}",
             f"{point['drop']:+.4f}",
@@ -144,4 +144,5 @@ def _verdict(found: dict[str, Any]) -> str:
             f"No model lost {found['limit']:g} or less on the holdout, so none is delivered; the "
             "levels are kept. More steps, a lower level or a larger --max-drop may help."
         )
-    return f"Delivered: {found['delivered']:.0%}, the sparsest that lost {found['limit']:g} or less"
+    level = f"{100 * found['delivered']:g}%"
+    return f"Delivered: {level}, the sparsest that lost {found['limit']:g} or less"

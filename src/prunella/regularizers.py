@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunella.errors import UsageError
+from prunella.prunable import unwrap
 from prunella.snapshot import Snapshot, spare_cache
 
 IGNORED = -100  # the label of what does not count
@@ -204,6 +205,9 @@ class Regularizer:
         """
         raise NotImplementedError
 
+    def begin(self, model: nn.Module) -> None:
+        """Training of this model begins, or goes on."""
+
     def after_step(self, step: int) -> None:
         """``step`` optimizer steps have been made."""
 
@@ -296,6 +300,13 @@ class SelfRegularization(Regularizer):
         """Let the model as it is now be the teacher from here on."""
         self.snapshot.take()
 
+    def begin(self, model: nn.Module) -> None:
+        if self.snapshot.original is not unwrap(model):
+            raise UsageError(
+                "SelfRegularization was made for another model than the one that is trained; make "
+                "it for this one (model_init makes a new one at every training)"
+            )
+
     def after_step(self, step: int) -> None:
         if self.every is not None and step % self.every == 0:
             self.take()
@@ -328,7 +339,8 @@ class Distillation(Regularizer):
     """The model is held to what another one predicts.
 
     Args:
-        teacher: the other model; it is put into evaluation mode, and is not trained.
+        teacher: the other model, on the same device; it is put into evaluation mode, and is not
+            trained.
         weight: of the divergence of the predictions.
         temperature: of both predictions' probabilities.
         hidden: weight of the mean squared difference of all hidden states, over real tokens.
@@ -359,6 +371,9 @@ class Distillation(Regularizer):
         self.columns = None if columns is None else list(columns)
         asks = {"output_hidden_states": hidden > 0, "output_attentions": attention > 0}
         self.asks = {name: True for name, wanted in asks.items() if wanted}
+
+    def begin(self, model: nn.Module) -> None:
+        self.teacher.to(next(model.parameters()).device)
 
     def __call__(self, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
         theirs = _ask(self.teacher, inputs, **self.asks)

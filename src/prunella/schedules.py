@@ -247,10 +247,10 @@ class Ladder(Schedule):
             )
         object.__setattr__(self, "final", self.levels[-1])
         super().__post_init__()
-        if isinstance(self.begin, int) and isinstance(self.end, int) and self._length < 2:
+        if isinstance(self.begin, int) and isinstance(self.end, int) and self._length < 3:
             raise UsageError(
                 f"{len(self.levels)} levels in the {self.end - self.begin} steps from begin to end "
-                "have less than 2 each; train longer, or give fewer levels"
+                "have less than 3 each; train longer, or give fewer levels"
             )
 
     @property

@@ -34,6 +34,7 @@ class Snapshot:
         self.original = unwrap(model)
         self.model: nn.Module | None = None
         self._packed: dict[str, _Packed] = {}
+        self._trained: list[str] = []  # names of the copy's own parameters
 
     def take(self) -> None:
         """Copy the model as it evaluates now.
@@ -84,7 +85,7 @@ class Snapshot:
                 continue
             if owners[id(module.weight)] == 1 and id(module.weight) not in frozen:
                 self._packed[f"{prefix}.weight".lstrip(".")] = _Packed(module)
-        self.trained = [n for n, p in self.model.named_parameters() if p.requires_grad]
+        self._trained = [n for n, p in self.model.named_parameters() if p.requires_grad]
         for parameter in self.model.parameters():
             if id(parameter) not in frozen:
                 parameter.requires_grad_(False)
@@ -92,7 +93,7 @@ class Snapshot:
     def _own(self, copy: nn.Module) -> dict[str, Tensor]:
         buffers = copy.state_dict().keys() - dict(copy.named_parameters(remove_duplicate=False))
         state = copy.state_dict()
-        return {name: state[name] for name in (*self.trained, *sorted(buffers))}
+        return {name: state[name] for name in (*self._trained, *sorted(buffers))}
 
 
 def spare_cache(teacher: nn.Module) -> None:

@@ -23,7 +23,7 @@ class TaskGradients:
     By default a criterion sees what the optimizer sees: the joint gradient, which costs nothing.
     This costs a second backward pass through the model and a copy of all gradients. They are
     clipped by their own norm, as they would be in a run without a regularizer, and averaged over
-    processes.
+    processes. Compiled models do not keep their graph for a second pass, and are out of reach.
 
     Args:
         pruner: whose criterion is to see them.
@@ -59,6 +59,10 @@ class TaskGradients:
             if gradient is not None:
                 self._sums[name] = self._sums.get(name, 0) + gradient / scale
         return task_loss
+
+    def reset(self) -> None:
+        """Forget what was kept: at the beginning of a step, where a gradient scaler skips some."""
+        self._sums = {}
 
     def _collect(self) -> dict[str, Tensor]:
         """The sums since the last step, for the prunable parameters."""

@@ -97,6 +97,11 @@ def terms(
         steps: of the run.
     """
     every = in_steps(config.snapshot_every, steps) if config.snapshot == "every" else None
+    if every is not None and every >= steps and "self" in config.regularize:
+        raise UsageError(
+            f"snapshot_every={config.snapshot_every} gives no snapshot before the end of a run of "
+            f"{steps} steps; lower it"
+        )
     made: list[Regularizer] = []
     if "self" in config.regularize:
         made.append(SelfRegularization(model, config.self_weight, config.temperature, every))

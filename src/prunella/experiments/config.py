@@ -152,7 +152,8 @@ class RunConfig:
     found best."""
 
     patience: int | None = None
-    """Stop once so many checks in a row, at the final sparsity, found nothing better."""
+    """Stop once so many checks in a row, at the final sparsity, found nothing better;
+    a dense twin has the whole budget all the same."""
 
     select_on: Literal["holdout", "dev"] = "holdout"
     """What checks look at. Choosing on dev is recorded in the result."""
@@ -163,7 +164,8 @@ class RunConfig:
 
     max_drop: float | None = None
     """How sparse can it get? Climb through --levels in one run, and deliver the sparsest model
-    whose holdout metric is at most this much below the dense twin's (0.01 = a point)."""
+    whose holdout metric is at most this much below the dense twin's (0.01 = a point).
+    The learning rate rises until --begin, and anew falls to zero at every level."""
 
     levels: tuple[float, ...] = ()
     """A sparsity for --max-drop to try, to be given several times, rising;
@@ -259,6 +261,20 @@ class RunConfig:
                     f"--{name} {getattr(self, odd[0])} belongs to --regularize {term}; add that, "
                     f"or leave out --{name}"
                 )
+        if self.snapshot != "every" and self.snapshot_every != default.snapshot_every:
+            raise UsageError(
+                f"--snapshot-every does not go with --snapshot {self.snapshot}, which takes one "
+                "where a check finds the model best; see --check-every"
+            )
+        if self.score_gradient == "task" and not self.regularize:
+            raise UsageError(
+                "--score-gradient task is for a loss with terms; add --regularize, or leave it out"
+            )
+        if self.temperature != default.temperature and not {"self", "distill"} & {*self.regularize}:
+            raise UsageError(
+                f"--temperature {self.temperature} is for --regularize self and distill; add one, "
+                "or leave it out"
+            )
         if "distill" in self.regularize and self.teacher is None:
             raise UsageError(
                 "--regularize distill needs a teacher; give a fine-tuned model by --teacher DIR"
@@ -274,7 +290,10 @@ class RunConfig:
             return
         if not 0 <= self.max_drop < math.inf:
             raise UsageError(f"max_drop={self.max_drop} must be a number from 0 on; 0.01 is usual")
-        odd = [name for name in ("keep", "patience") if getattr(self, name) not in ("last", None)]
+        default = RunConfig()
+        names = ("keep", "patience", "sparsity", "schedule", "end", "after", "warmup")
+        odd = [name for name in names if getattr(self, name) != getattr(default, name)]
+        odd += ["no-baseline"] * (self.baseline is False)
         if self.criterion == "dense" or not self.target or odd:
             raise UsageError(
                 f"--max-drop chooses among models of given sparsities, and does not go with "

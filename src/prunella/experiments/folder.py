@@ -17,6 +17,8 @@ from prunella.experiments.config import RunConfig
 RESULT = "result.json"
 SETTINGS = "settings.json"
 YAML = "prunella.yaml"
+LOCK = "lock"
+BEGINNING = {LOCK, f"{SETTINGS}.unfinished"}  # all that a run killed at once leaves
 
 
 def place(config: RunConfig) -> Path:
@@ -27,6 +29,59 @@ def place(config: RunConfig) -> Path:
     """
     if config.output is None:
         return next(path for path in _names(config) if not _is_taken(path))
+    output = _checked(config)
+    if partial(output).exists() and not config.overwrite:
+        raise UsageError(
+            f"{partial(output)} holds a run that was broken off; continue it with --resume, or "
+            "discard it with --overwrite"
+        )
+    if (output / RESULT).exists() and not config.overwrite:
+        raise UsageError(
+            f"the output folder {config.output} already holds a result; name another with "
+            "--output, or replace it with --overwrite"
+        )
+    return output
+
+
+def find(config: RunConfig) -> Path:
+    """The folder of a run to be continued: the one named, else the last that fits, else a new one.
+
+    Raises:
+        UsageError: it holds a run with other settings, or something that is no run.
+    """
+    if config.output is not None:
+        output = _checked(config)
+        changed = config.differences(known) if (known := _known(output)) is not None else []
+        if changed:
+            raise UsageError(
+                f"the run in {output} has other settings ({'; '.join(changed)}); resume with its "
+                "own, or start anew with --overwrite instead of --resume"
+            )
+        return output
+    first = next(path for path in _names(config) if not _is_taken(path))
+    fits: list[Path] = []
+    for path in sorted(first.parent.glob(f"{_stem(config)}*")):
+        output = path.with_name(path.name.removesuffix(".partial"))
+        known = _known(output)
+        if known is not None and not config.differences(known):
+            fits.append(output)
+    # One that is in progress before one that is done.
+    return max(fits, key=lambda path: (partial(path).exists(), path.name), default=first)
+
+
+def _known(output: Path) -> dict[str, Any] | None:
+    """The settings of the run in a folder, in progress or done; None where there is none."""
+    known = read_json(partial(output) / SETTINGS)
+    return known if known is not None else read_json(output / RESULT, "config")
+
+
+def _checked(config: RunConfig) -> Path:
+    """The output folder.
+
+    Raises:
+        UsageError: what is there is no run, and would be lost.
+    """
+    assert config.output is not None
     output = Path(config.output).expanduser().resolve()
     for name in filter(None, (config.model, config.data, config.teacher)):
         source = Path(name).expanduser().resolve()
@@ -37,56 +92,24 @@ def place(config: RunConfig) -> Path:
             )
     if output.exists() and not output.is_dir():
         raise UsageError(f"the output {config.output} is a file; name a folder")
-    if partial(output).exists() and not config.overwrite:
-        raise UsageError(
-            f"{partial(output)} holds a run that was broken off; continue it with --resume, or "
-            "discard it with --overwrite"
-        )
-    if (output / RESULT).exists():
-        if not config.overwrite:
+    for folder, mark in ((output, RESULT), (partial(output), SETTINGS)):
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if mark not in names and names - BEGINNING:
             raise UsageError(
-                f"the output folder {config.output} already holds a result; name another with "
-                "--output, or replace it with --overwrite"
+                f"the output folder {folder} holds files that are no result of a run; name "
+                "another with --output"
             )
-    elif output.exists() and any(output.iterdir()):
-        raise UsageError(
-            f"the output folder {config.output} holds files that are no result of a run; name "
-            "another with --output"
-        )
     return output
 
 
-def find(config: RunConfig) -> Path:
-    """The folder of a run that is to be continued: the one named, else the last that fits.
-
-    Raises:
-        UsageError: a run in progress there has other settings.
-    """
-    if config.output is not None:
-        output = Path(config.output).expanduser().resolve()
-        known = read_json(partial(output) / SETTINGS) or read_json(output / RESULT, "config")
-        changed = [] if known is None else config.differences(known)
-        if changed:
-            raise UsageError(
-                f"the run in {output} has other settings ({'; '.join(changed)}); resume with its "
-                "own, or start anew with --overwrite instead of --resume"
-            )
-        return output
-    fits = None
-    for path in _names(config):
-        if not _is_taken(path):
-            return fits or path
-        known = read_json(partial(path) / SETTINGS)
-        if known is not None and not config.differences(known):
-            fits = path
-    raise AssertionError("there are names enough")
+def _stem(config: RunConfig) -> str:
+    goal = "max-drop" if config.max_drop is not None else f"{config.sparsity:g}"
+    return f"{config.task}-{config.criterion}-{goal}-seed{config.seed}".replace("/", "-")
 
 
 def _names(config: RunConfig) -> Iterator[Path]:
     """Folders for runs that name none."""
-    goal = "max-drop" if config.max_drop is not None else f"{config.sparsity:g}"
-    stem = f"{config.task}-{config.criterion}-{goal}-seed{config.seed}".replace("/", "-")
-    return (Path("runs", stem + (f"-{n}" if n else "")) for n in range(10**6))
+    return (Path("runs", _stem(config) + (f"-{n}" if n else "")) for n in range(10**6))
 
 
 def _is_taken(output: Path) -> bool:
@@ -108,9 +131,28 @@ def working(config: RunConfig, output: Path) -> Iterator[Path]:
         UsageError: it cannot be made, or another process works in it.
     """
     folder = partial(output)
+    with _claimed(output):
+        if not config.resume and any(path.name != LOCK for path in folder.iterdir()):
+            _discard(folder)
+    with _claimed(output):
+        try:
+            write_json(folder / SETTINGS, config.settings())
+            write(folder / YAML, replace(config, output=str(output)).to_yaml())
+            yield folder
+        except BaseException:
+            if not any(folder.glob("*/checkpoint-*")) and not any(folder.glob("*/model")):
+                _discard(folder)
+            raise
+        _discard(folder)
+
+
+@contextmanager
+def _claimed(output: Path) -> Iterator[None]:
+    """The folder in progress is there, and no other process works in it."""
+    folder = partial(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = (folder / LOCK).open("w")
     except OSError as error:
         raise UsageError(
             f"the output folder {output} cannot be made ({error.strerror}); name another with "
@@ -119,26 +161,25 @@ def working(config: RunConfig, output: Path) -> Iterator[Path]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UsageError(
                 f"another process is at work in {folder}; let it finish, or name another folder "
                 "with --output"
             ) from error
-        if not config.resume:
-            for path in folder.iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path)
-                elif path.name != "lock":
-                    path.unlink()
-        try:
-            write_json(folder / SETTINGS, config.settings())
-            write(folder / YAML, replace(config, output=str(output)).to_yaml())
-            yield folder
-        except BaseException:
-            if not any(folder.glob("*/checkpoint-*")) and not any(folder.glob("*/model")):
-                shutil.rmtree(folder)
-            raise
-        shutil.rmtree(folder)
+        except OSError as error:
+            raise UsageError(
+                f"{folder} cannot be locked ({error.strerror}), so two runs could spoil each "
+                "other; name a folder on another file system with --output"
+            ) from error
+        yield
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder so that, whenever the process is killed, it is there whole or not at all."""
+    gone = folder.with_name(f"{folder.name}.removed")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone)
 
 
 def write(path: Path, text: str) -> None:

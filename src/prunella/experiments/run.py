@@ -28,6 +28,7 @@ from prunella.experiments.study import MODEL, Study
 from prunella.hf.checkpoints import latest, put
 
 SCHEMA = 1
+ROUNDING = 1e-6  # metrics are computed in float32
 DATA = "data.json"
 LEVELS = "levels"
 
@@ -51,14 +52,18 @@ def run(config: RunConfig, console: Console) -> tuple[Path, dict[str, Any]]:
     if config.resume and not partial(output).exists() and (output / RESULT).is_file():
         console.print("this run is finished already")
         return output, read_json(output / RESULT)
+    if config.resume and not partial(output).exists():
+        console.print("there is nothing to resume; beginning")
     study = Study.of(config, console)
     try:
         with working(config, output) as folder:
             _check_data(study, folder)
             result = _carry_out(study, folder, output)
-    except (OSError, SafetensorError) as error:
-        raise Unsaved(f"the run in {partial(output)} could not be written ({error})") from error
-    except (Diverged, Unsaved, KeyboardInterrupt) as error:
+    except (Diverged, Unsaved, OSError, SafetensorError, KeyboardInterrupt) as error:
+        if isinstance(error, OSError | SafetensorError):
+            unsaved = Unsaved(f"the run in {partial(output)} broke off: {error}")
+            _note(unsaved, partial(output))
+            raise unsaved from error
         _note(error, partial(output))
         raise
     return output, result
@@ -98,11 +103,18 @@ def _carry_out(study: Study, folder: Path, output: Path) -> dict[str, Any]:
         _copy(delivered, aside)
         figures, predictions = study.measure(config.criterion, folder / config.criterion, aside)
         result |= figures
+        if config.max_drop is not None:
+            result["kept_step"] = study.step_of(result["max_drop"]["delivered"])
     if config.runs_baseline:
         training = folder / "dense"
         result["baseline"], dense = study.measure("dense", training, training / MODEL)
         predictions = [*predictions, *dense]
     teacher = None if config.teacher is None else _about_teacher(config.teacher, study.data)
+    if teacher is not None and not teacher["same_holdout"]:
+        seen = "held out other rows" if teacher["same_holdout"] is False else "does not say"
+        study.console.print(
+            f"the teacher may have been trained on our holdout, and flatter it: it {seen}"
+        )
     result |= {
         "dev_used_for_selection": config.uses_dev or bool(teacher and teacher["used_dev"]),
         "data": study.data,
@@ -131,10 +143,16 @@ def _decide(study: Study, folder: Path, aside: Path) -> tuple[dict[str, Any], Pa
         kept.mkdir(parents=True)
         _copy(model, kept)
         value = study.on_holdout(kept, folder)
-        inside = dense - value <= config.max_drop
+        inside = dense - value <= config.max_drop + ROUNDING
         delivered = level if inside else delivered
         curve.append(
-            {"level": level, "holdout": value, "drop": dense - value, "inside": inside}
+            {
+                "level": level,
+                "step": study.step_of(level),
+                "holdout": value,
+                "drop": dense - value,
+                "inside": inside,
+            }
             | study.count(kept)
         )
     about = {
@@ -152,14 +170,13 @@ def _about_teacher(name: str, data: dict[str, dict[str, Any]]) -> dict[str, Any]
     path = Path(name).expanduser() / RESULT
     known = read_json(path) or {}
     theirs = known.get("data") or {}
-    same = {split: theirs.get(split) == data[split] for split in ("train", "holdout")}
     return {
         "path": name,
         "config": known.get("config"),
         "data": known.get("data"),
         # None where the teacher does not say.
-        "same_holdout": same["holdout"] if theirs else None,
-        "used_dev": bool(known.get("dev_used_for_selection")),
+        "same_holdout": theirs.get("holdout") == data["holdout"] if theirs else None,
+        "used_dev": known.get("dev_used_for_selection"),
     }
 
 

@@ -104,6 +104,12 @@ class Study:
     def steps(self) -> int:
         return self.config.steps(len(self.train))
 
+    def step_of(self, level: float) -> int:
+        """Steps after which the model of a ladder's level was kept."""
+        schedule = build.schedule(self.config).resolve(self.steps)
+        assert isinstance(schedule, Ladder)
+        return schedule.rests().get(level, self.steps)
+
     @property
     def headline(self) -> str:
         """The metric that choices are made by."""
@@ -162,7 +168,8 @@ class Study:
             schedule = build.schedule(config).resolve(self.steps)
             if isinstance(schedule, Ladder):
                 callbacks.append(Levels(schedule.rests(), folder / "levels", tokenizer))
-        if config.patience is not None:
+        # The twin has the whole budget, for its checks count from the start.
+        if config.patience is not None and criterion == config.criterion:
             callbacks.append(EarlyStoppingCallback(config.patience))
         if config.snapshot != "every":
             split = config.snapshot.removeprefix("best-")
@@ -427,6 +434,9 @@ def _arguments(
 ) -> TrainingArguments:
     every = build.in_steps(config.check_every, steps)
     restarts = {"num_cycles": len(config.ladder)} if config.max_drop is not None else None
+    warmup = config.warmup
+    if restarts:
+        warmup = build.schedule(config).resolve(steps).begin  # from where the levels are counted
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -436,7 +446,7 @@ def _arguments(
         # Every level of a ladder is trained to its end, with a learning rate that falls to zero.
         lr_scheduler_type="cosine_with_restarts" if restarts else "linear",
         lr_scheduler_kwargs=restarts,
-        warmup_steps=config.warmup,
+        warmup_steps=warmup,
         weight_decay=config.weight_decay,
         bf16=config.precision == "bf16",
         use_cpu=not torch.accelerator.is_available(),  # bf16 wants to be told

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
 from datasets import Dataset
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import (
     PreTrainedConfig,
     TrainerCallback,
@@ -22,6 +23,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from prunella.errors import Diverged, Unsaved, UsageError
@@ -72,11 +74,19 @@ class Trainer(transformers.Trainer):
             self._loss_shifts_labels = True  # the Trainer overlooks some, and counts a token more
         self.regularizers = list(regularizers)
         self.score_gradient = score_gradient
-        self.unlabelled = unlabelled
+        self.unlabelled = None if unlabelled is None else self._columns(unlabelled)
         self._task_gradients: TaskGradients | None = None
         self._scratch: Path | None = None  # while a checkpoint is written
         self._micro = (-1, 0)  # optimizer step, batches of it so far
         self.add_callback(_Steps(self))
+
+    def _columns(self, rows: Dataset) -> Dataset:
+        return self._remove_unused_columns(rows, "unlabelled")
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
+        sampler = super()._get_train_sampler(train_dataset)
+        # It would draw its order from a state that a resumed run does not have yet.
+        return _OfEpoch(sampler, self) if isinstance(sampler, LengthGroupedSampler) else sampler
 
     # --- the loss ----------------------------------------------------------------------------
 
@@ -108,8 +118,8 @@ class Trainer(transformers.Trainer):
                     f"the loss is {loss.tolist()} at step {self.state.global_step}; a lower "
                     "learning rate may help"
                 )
-            if self._task_gradients is not None:
-                self._keep(self._task_gradients, task, num_items_in_batch)
+            if self.score_gradient == "task" and self.regularizers:
+                self._show(task, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def _joint(
@@ -137,18 +147,25 @@ class Trainer(transformers.Trainer):
         if items is None or not counts or "labels" not in inputs:
             return 1.0
         labels = inputs["labels"][..., 1:] if self._loss_shifts_labels else inputs["labels"]
-        share = float((labels != IGNORED).sum() / items)
+        share = float((labels != IGNORED).sum() / max(int(items), 1))
         # Gradients are averaged over processes, but these are parts of one sum.
         return share * (self.args.world_size if self.args.average_tokens_across_devices else 1)
 
     def _problem(self) -> str | None:
         return getattr(getattr(self.model, "config", None), "problem_type", None)
 
-    def _keep(self, keep: TaskGradients, task: Tensor, items: Tensor | int | None) -> None:
+    def _show(self, task: Tensor, items: Tensor | int | None) -> None:
+        """Show the criterion, if there is one, the gradient of the task loss."""
+        callbacks = self.callback_handler.callbacks
+        pruner = next((c.pruner for c in callbacks if isinstance(c, PruningCallback)), None)
+        if pruner is None:
+            return
+        if self._task_gradients is None or self._task_gradients.pruner is not pruner:
+            self._task_gradients = TaskGradients(pruner, self.args.max_grad_norm or None)
         if items is None or not self.model_accepts_loss_kwargs:
             task = task / self.current_gradient_accumulation_steps
         scaler = getattr(self.accelerator, "scaler", None)
-        keep(task, 1.0 if scaler is None else scaler.get_scale())
+        self._task_gradients(task, 1.0 if scaler is None else scaler.get_scale())
 
     def _unlabelled(self, rows: int) -> dict[str, Any]:
         """The next rows without labels: a function of the step, so that a resumed run agrees."""
@@ -157,9 +174,10 @@ class Trainer(transformers.Trainer):
         self._micro = (self.state.global_step, batch)
         number = self.state.global_step * self.args.gradient_accumulation_steps + batch
         number = number * self.args.world_size + self.args.process_index
+        first = number * self._train_batch_size  # the last batch of an epoch may have fewer rows
         assert self.unlabelled is not None
         size = len(self.unlabelled)
-        examples = [self.unlabelled[(number * rows + row) % size] for row in range(rows)]
+        examples = [self.unlabelled[(first + row) % size] for row in range(rows)]
         return self._prepare_inputs(self.data_collator(examples))
 
     def begin(self) -> None:
@@ -171,14 +189,20 @@ class Trainer(transformers.Trainer):
             )
         if self.regularizers and self._problem() == "multi_label_classification":
             raise UsageError("regularizers need one label a row; this model has several")
-        if self.state.global_step == 0:
-            for term in self.regularizers:
+        if self.score_gradient == "task" and self.args.torch_compile:
+            raise UsageError(
+                "score_gradient='task' needs two backward passes through one graph, which compiled "
+                "models do not keep; set torch_compile=False, or score by the joint gradient"
+            )
+        for term in self.regularizers:
+            term.begin(self.accelerator.unwrap_model(self.model))
+            if self.state.global_step == 0:
                 term.load_state_dict({})
-        self._task_gradients = None
-        pruning = [c for c in self.callback_handler.callbacks if isinstance(c, PruningCallback)]
-        if self.score_gradient == "task" and self.regularizers and pruning:
-            assert pruning[0].pruner is not None
-            self._task_gradients = TaskGradients(pruning[0].pruner, self.args.max_grad_norm or None)
+
+    def step_begins(self) -> None:
+        """Forget gradients of a step that a gradient scaler skipped."""
+        if self._task_gradients is not None:
+            self._task_gradients.reset()
 
     # --- checkpoints -------------------------------------------------------------------------
 
@@ -219,7 +243,12 @@ class Trainer(transformers.Trainer):
             self._scratch = None
 
     def _finish(self, checkpoint: Path, final: Path) -> None:
-        save_file(_flat(self.regularizers), checkpoint / REGULARIZERS)
+        tensors = {
+            f"{number}.{name}": tensor.contiguous()
+            for number, term in enumerate(self.regularizers)
+            for name, tensor in term.state_dict().items()
+        }
+        save_file(tensors, checkpoint / REGULARIZERS, {"terms": self._terms()})
         if self.state.best_global_step is not None:  # the Trainer noted where it was written
             best = final.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
             if best == final or best.is_dir():
@@ -230,20 +259,44 @@ class Trainer(transformers.Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self.regularizers:
+        if checkpoint is None:
             return
         file = Path(checkpoint) / REGULARIZERS
-        if not file.is_file():
+        known = "none"
+        if file.is_file():
+            with safe_open(file, "pt") as header:
+                known = (header.metadata() or {}).get("terms", "")
+        if known != self._terms():
             raise UsageError(
-                f"the checkpoint {checkpoint} has no {REGULARIZERS}; resume from one that this "
-                "Trainer wrote with the same regularizers"
+                f"the checkpoint {checkpoint} has the state of other regularizers ({known}, not "
+                f"{self._terms()}); resume with those it was written with"
             )
-        saved = load_file(file)
+        saved = load_file(file) if self.regularizers else {}
         for number, term in enumerate(self.regularizers):
             start = f"{number}."
             term.load_state_dict(
                 {n.removeprefix(start): t for n, t in saved.items() if n.startswith(start)}
             )
+
+    def _terms(self) -> str:
+        return ", ".join(type(term).__name__ for term in self.regularizers) or "none"
+
+
+class _OfEpoch(Sampler[Any]):
+    """A sampler whose order is a function of the seed and the epoch."""
+
+    def __init__(self, sampler: LengthGroupedSampler, trainer: Trainer):
+        self.sampler = sampler
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch = int(self.trainer.state.epoch or 0)
+        seed = self.trainer.args.data_seed or self.trainer.args.seed
+        self.sampler.generator = torch.Generator().manual_seed((seed << 20) + epoch)
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
 
 
 class _Steps(TrainerCallback):
@@ -257,19 +310,16 @@ class _Steps(TrainerCallback):
     ) -> None:
         self.trainer.begin()
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.step_begins()
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         for term in self.trainer.regularizers:
             term.after_step(state.global_step)
-
-
-def _flat(terms: Sequence[Regularizer]) -> dict[str, Tensor]:
-    return {
-        f"{number}.{name}": tensor.contiguous()
-        for number, term in enumerate(terms)
-        for name, tensor in term.state_dict().items()
-    }
 
 
 def class_columns(teacher: PreTrainedConfig, student: PreTrainedConfig) -> list[int]:

@@ -119,7 +119,8 @@ def texts(path: Path, columns: list[str]) -> Dataset:
     names = ("text", "pair")[: len(columns)]
     try:
         if path.suffix.lower() == ".txt" and len(columns) == 1:
-            cells = [[line] for line in _decode(path).splitlines() if line.strip()]
+            lines = _decode(path).split("\n")  # not splitlines: see _json
+            cells = [[line.removesuffix("\r")] for line in lines if line.strip()]
         elif path.suffix.lower() in _READERS:
             cells = [cells for _, cells in _read(path, columns)]
         else:
@@ -163,7 +164,7 @@ def _read(path: Path, columns: list[str]) -> list[_Row]:
     """Read the columns, the label last, every cell as a string that is not blank."""
     rows = _READERS[path.suffix.lower()](path, columns)
     if not rows:
-        raise TaskError(f"{path}: no rows; the file must hold at least one labelled row.")
+        raise TaskError(f"{path}: no rows; the file must hold at least one.")
     for number, cells in rows:
         if isinstance(cells[-1], float) and cells[-1].is_integer():
             cells[-1] = int(cells[-1])
