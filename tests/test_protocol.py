@@ -340,7 +340,8 @@ def test_the_sparsest_inside_the_limit_is_delivered(
     inside = [point["level"] for point in found["curve"] if point["inside"]]
     assert inside and found["delivered"] == inside[-1]
     assert _same(folder, folder / "levels" / f"{inside[-1]:g}")
-    assert _result(folder)["kept_step"] == found["curve"][len(inside) - 1]["step"]
+    steps = {point["level"]: point["step"] for point in found["curve"]}
+    assert _result(folder)["kept_step"] == steps[inside[-1]]
     assert _result(folder)["metrics"]["holdout"]["accuracy"] in [
         point["holdout"] for point in found["curve"] if point["level"] == inside[-1]
     ]
