@@ -15,7 +15,7 @@ from transformers import (
 
 from prunella.errors import UsageError
 from prunella.hf import class_columns
-from prunella.prunable import find_prunable
+from prunella.prunable import embedding_names, find_prunable
 from prunella.tasks import Task
 
 
@@ -91,6 +91,13 @@ def _fill_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def freeze(model: PreTrainedModel, embeddings: bool) -> None:
+    """Leave look-up tables as they are, if so wished."""
+    if embeddings:
+        for name in embedding_names(model):
+            model.get_parameter(name).requires_grad_(False)
 
 
 def load_teacher(

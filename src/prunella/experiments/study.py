@@ -19,8 +19,6 @@ from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     EvalPrediction,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
     TrainerState,
@@ -30,16 +28,16 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 
 from prunella import tasks
-from prunella.errors import Diverged, UsageError
+from prunella.errors import Diverged
 from prunella.experiments import build, models
 from prunella.experiments.callbacks import Clock, Levels, SnapshotOfBest, Stop, keep
 from prunella.experiments.config import RunConfig
 from prunella.experiments.folder import read_json, write_json
 from prunella.experiments.progress import ProgressBar
+from prunella.experiments.rehearsal import announce, check_length, rehearse
 from prunella.hf import PruningCallback, Trainer
 from prunella.hf.checkpoints import check, latest
-from prunella.prunable import SCOPES, Scopes, embedding_names, find_prunable
-from prunella.pruner import Pruner
+from prunella.prunable import SCOPES, Scopes, find_prunable
 from prunella.regularizers import SelfRegularization
 from prunella.schedules import Ladder
 from prunella.tasks import Task
@@ -69,7 +67,7 @@ class Study:
     @classmethod
     def of(cls, config: RunConfig, console: Console) -> Study:
         """Read and encode the data, and say what is going to happen."""
-        task = _task(config)
+        task = build.task(config)
         models.locate(config.model)
         splits = task.load(None if config.data is None else Path(config.data).expanduser())
         train, holdout = tasks.cut_holdout(splits.train, task, config.holdout_seed)
@@ -78,17 +76,17 @@ class Study:
             columns = [config.text_column] + ([config.pair_column or "pair"] if task.pair else [])
             parts["unlabelled"] = tasks.texts(Path(config.distill_data).expanduser(), columns)
         model, tokenizer = models.load(config.model, task)
-        _freeze(model, config)
-        _rehearse(config, model, tokenizer, task, config.steps(len(train)))
+        models.freeze(model, config.freeze_embeddings)
+        rehearse(config, model, tokenizer, task, config.steps(len(train)))
         # Broken between words, unlike the paths and commands that are to be copied.
-        console.print(_announcement(config, model, parts), soft_wrap=False)
+        console.print(announce(config, model, parts), soft_wrap=False)
         with console.status("reading the texts"):
             encoded = {
                 name: tasks.encode(rows, tokenizer, task, config.max_length)
                 for name, rows in parts.items()
             }
         longest = max(max(rows["length"]) for rows in encoded.values())
-        _check_length(config, model, tokenizer, task, longest)
+        check_length(config, model, tokenizer, task, longest)
         return cls(
             config,
             task,
@@ -159,8 +157,8 @@ class Study:
         config = self.config
         set_seed(config.seed)
         model, tokenizer = models.load(config.model, self.task)
-        _freeze(model, config)
-        terms = build.terms(config, model, _teacher(config, model, tokenizer), self.steps)
+        models.freeze(model, config.freeze_embeddings)
+        terms = build.terms(config, model, build.teacher(config, model, tokenizer), self.steps)
         stop, bar = Stop(self.console), ProgressBar(self.console, criterion)
         callbacks: list[TrainerCallback] = [bar, stop, Clock()]
         if criterion != "dense":
@@ -298,122 +296,11 @@ def _has_ended(checkpoint: Path) -> bool:
     return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
 
 
-def _task(config: RunConfig) -> Task:
-    if config.task not in ("classification", "regression"):
-        return tasks.get(config.task)
-    if config.data is None:
-        raise UsageError(
-            f"the task {config.task} needs a table; give a CSV, TSV, JSON lines or Parquet file, "
-            "or a folder of such, by --data"
-        )
-    return tasks.table(
-        "classification" if config.task == "classification" else "regression",
-        Path(config.data).expanduser(),
-        text=config.text_column,
-        pair=config.pair_column,
-        label=config.label_column,
-    )
-
-
-def _teacher(
-    config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any] | None:
-    if config.teacher is None:
-        return None
-    teacher, columns = models.load_teacher(config.teacher, model, tokenizer)
-    if config.distill_attention:
-        for each in (model, teacher):
-            each.set_attn_implementation("eager")  # others do not give their probabilities
-    return {"teacher": teacher, "columns": columns}
-
-
 def _fingerprint(rows: Dataset) -> dict[str, Any]:
     known = hashlib.sha256()
     for row in rows:
         known.update(repr(sorted(row.items())).encode())
     return {"rows": len(rows), "sha256": known.hexdigest()}
-
-
-def _announcement(config: RunConfig, model: PreTrainedModel, parts: dict[str, Dataset]) -> str:
-    """What will be trained, frozen, pruned and held out."""
-    prunable, _ = find_prunable(model, include_biases=config.include_biases)
-    total = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    matrices = sum(p.parameter.numel() for p in prunable.values())
-    aim = f"to {100 * config.sparsity:g}% " if config.target else "as it comes out "
-    if config.max_drop is not None:
-        aim = f"step by step to {100 * config.ladder[-1]:g}% "
-    goal = (
-        "prunes nothing"
-        if config.criterion == "dense"
-        else f"prunes {_short(matrices)} of them, in {len(prunable)} tensors, {aim}"
-        f"by {config.criterion}"
-    )
-    if config.regularize:
-        goal += f", regularized by {' and '.join(config.regularize)}"
-    rows = {name: len(part) for name, part in parts.items()}
-    devs = " + ".join(f"{n:,}" for name, n in rows.items() if name.startswith("dev"))
-    use = "chosen on, which the result will say" if config.uses_dev else "used once, at the end"
-    return (
-        f"{config.model} on {config.task}: trains {_short(trained)} of {_short(total)} parameters "
-        f"({_short(total - trained)} frozen), {goal}; {config.steps(rows['train']):,} steps of "
-        f"{config.batch_size} on {rows['train']:,} rows; {rows['holdout']:,} rows of train held "
-        f"out; dev ({devs} rows) is {use}"
-    )
-
-
-def _short(count: int) -> str:
-    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
-
-
-def _rehearse(
-    config: RunConfig,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    steps: int,
-) -> None:
-    """Raise UsageError where settings do not fit model or task, before any time is spent."""
-    if task.labels is None:
-        odd = [term for term in config.regularize if term in ("smoothing", "virtual-teacher")]
-        if odd or config.self_weight == "adaptive":
-            raise UsageError(
-                f"{'--regularize ' + odd[0] if odd else '--self-weight adaptive'} is about the "
-                f"probabilities of classes, and {config.task} is a regression; leave it out"
-            )
-    build.terms(config, model, _teacher(config, model, tokenizer), steps)
-    if config.criterion != "dense":
-        optimizer = torch.optim.SGD(model.parameters())
-        Pruner(model, optimizer, **build.pruning(config), total_steps=steps).detach()
-
-
-def _check_length(
-    config: RunConfig,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    longest: int,
-) -> None:
-    """Raise UsageError where texts are longer than the model can read, or cut down to nothing."""
-    special = tokenizer.num_special_tokens_to_add(task.pair)
-    if config.max_length <= special:
-        raise UsageError(
-            f"max_length={config.max_length} leaves no room for text beside {special} special "
-            "tokens; give a higher --max-length"
-        )
-    positions = getattr(model.config, "max_position_embeddings", None) or longest
-    limit = min(tokenizer.model_max_length, positions)
-    if longest > limit:
-        raise UsageError(
-            f"max_length={config.max_length} lets through texts of {longest} tokens, but "
-            f"{config.model} reads {limit} at most; give --max-length {limit}"
-        )
-
-
-def _freeze(model: PreTrainedModel, config: RunConfig) -> None:
-    if config.freeze_embeddings:
-        for name in embedding_names(model):
-            model.get_parameter(name).requires_grad_(False)
 
 
 def _checked(config: RunConfig) -> list[str]:

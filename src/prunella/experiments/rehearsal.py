@@ -1,0 +1,90 @@
+"""What can be said and refused of a run before any time is spent on it."""
+
+from __future__ import annotations
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prunella.errors import UsageError
+from prunella.experiments import build
+from prunella.experiments.config import RunConfig
+from prunella.prunable import find_prunable
+from prunella.pruner import Pruner
+from prunella.tasks import Task
+
+
+def announce(config: RunConfig, model: PreTrainedModel, parts: dict[str, Dataset]) -> str:
+    """What will be trained, frozen, pruned and held out."""
+    prunable, _ = find_prunable(model, include_biases=config.include_biases)
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    matrices = sum(p.parameter.numel() for p in prunable.values())
+    aim = f"to {100 * config.sparsity:g}% " if config.target else "as it comes out "
+    if config.max_drop is not None:
+        aim = f"step by step to {100 * config.ladder[-1]:g}% "
+    goal = (
+        "prunes nothing"
+        if config.criterion == "dense"
+        else f"prunes {_short(matrices)} of them, in {len(prunable)} tensors, {aim}"
+        f"by {config.criterion}"
+    )
+    if config.regularize:
+        goal += f", regularized by {' and '.join(config.regularize)}"
+    rows = {name: len(part) for name, part in parts.items()}
+    devs = " + ".join(f"{n:,}" for name, n in rows.items() if name.startswith("dev"))
+    use = "chosen on, which the result will say" if config.uses_dev else "used once, at the end"
+    return (
+        f"{config.model} on {config.task}: trains {_short(trained)} of {_short(total)} parameters "
+        f"({_short(total - trained)} frozen), {goal}; {config.steps(rows['train']):,} steps of "
+        f"{config.batch_size} on {rows['train']:,} rows; {rows['holdout']:,} rows of train held "
+        f"out; dev ({devs} rows) is {use}"
+    )
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
+
+
+def rehearse(
+    config: RunConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    steps: int,
+) -> None:
+    """Raise UsageError where settings do not fit model or task, before any time is spent."""
+    if task.labels is None:
+        odd = [term for term in config.regularize if term in ("smoothing", "virtual-teacher")]
+        if odd or config.self_weight == "adaptive":
+            raise UsageError(
+                f"{'--regularize ' + odd[0] if odd else '--self-weight adaptive'} is about the "
+                f"probabilities of classes, and {config.task} is a regression; leave it out"
+            )
+    build.terms(config, model, build.teacher(config, model, tokenizer), steps)
+    if config.criterion != "dense":
+        optimizer = torch.optim.SGD(model.parameters())
+        Pruner(model, optimizer, **build.pruning(config), total_steps=steps).detach()
+
+
+def check_length(
+    config: RunConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    longest: int,
+) -> None:
+    """Raise UsageError where texts are longer than the model can read, or cut down to nothing."""
+    special = tokenizer.num_special_tokens_to_add(task.pair)
+    if config.max_length <= special:
+        raise UsageError(
+            f"max_length={config.max_length} leaves no room for text beside {special} special "
+            "tokens; give a higher --max-length"
+        )
+    positions = getattr(model.config, "max_position_embeddings", None) or longest
+    limit = min(tokenizer.model_max_length, positions)
+    if longest > limit:
+        raise UsageError(
+            f"max_length={config.max_length} lets through texts of {longest} tokens, but "
+            f"{config.model} reads {limit} at most; give --max-length {limit}"
+        )
