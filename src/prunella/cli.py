@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prunella.errors import Diverged, Unsaved, UsageError
+from prunella.experiments import build
 from prunella.experiments.config import LISTS, RunConfig, flags
 from prunella.prunable import SCOPES
 
@@ -73,6 +74,8 @@ def prune(config: RunConfig) -> None:
     """Carry out one run and print what came of it."""
     # First this, then the imports: a mistyped flag should not wait for Transformers.
     config.check()
+    if config.criterion != "dense":
+        build.pruning(config)
     from transformers.utils import logging
 
     from prunella.experiments.run import run

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prunella import tasks
 from prunella.allocation import NM, Block, Element, Global, PerMatrix
 from prunella.criteria import Criterion, Random, named
 from prunella.criteria.learned import Learned
 from prunella.errors import UsageError
-from prunella.experiments import models
 from prunella.experiments.config import RunConfig
 from prunella.regularizers import (
     Distillation,
@@ -25,7 +21,6 @@ from prunella.regularizers import (
     VirtualTeacher,
 )
 from prunella.schedules import Constant, Cubic, Ladder, Linear, OneShot, Schedule
-from prunella.tasks import Task
 
 SCHEDULES: dict[str, type[Schedule]] = {
     "cubic": Cubic,
@@ -89,37 +84,6 @@ def _pattern(text: str) -> Element:
         if len(sides) == 2 and all(side.isdecimal() for side in sides):
             return kind(int(sides[0]), int(sides[1]))
     raise UsageError(f"unknown pattern {text!r}: give element, N:M as in 2:4, or HxW as in 4x4")
-
-
-def task(config: RunConfig) -> Task:
-    """The task that is named, or that the user's table makes."""
-    if config.task not in ("classification", "regression"):
-        return tasks.get(config.task)
-    if config.data is None:
-        raise UsageError(
-            f"the task {config.task} needs a table; give a CSV, TSV, JSON lines or Parquet file, "
-            "or a folder of such, by --data"
-        )
-    return tasks.table(
-        "classification" if config.task == "classification" else "regression",
-        Path(config.data).expanduser(),
-        text=config.text_column,
-        pair=config.pair_column,
-        label=config.label_column,
-    )
-
-
-def teacher(
-    config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any] | None:
-    """What ``Distillation`` is to be given; None where nothing is distilled."""
-    if config.teacher is None:
-        return None
-    loaded, columns = models.load_teacher(config.teacher, model, tokenizer)
-    if config.distill_attention:
-        for each in (model, loaded):
-            each.set_attn_implementation("eager")  # others do not give their probabilities
-    return {"teacher": loaded, "columns": columns}
 
 
 def terms(

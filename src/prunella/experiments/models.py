@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from prunella.errors import UsageError
+from prunella.experiments.config import RunConfig
 from prunella.hf import class_columns
 from prunella.prunable import embedding_names, find_prunable
 from prunella.tasks import Task
@@ -135,6 +136,19 @@ def load_teacher(
     if student.config.problem_type == "regression" and model.config.num_labels == 1:
         return model, None
     return model, class_columns(model.config, student.config)
+
+
+def teacher(
+    config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any] | None:
+    """What ``Distillation`` is to be given; None where nothing is distilled."""
+    if config.teacher is None:
+        return None
+    loaded, columns = load_teacher(config.teacher, model, tokenizer)
+    if config.distill_attention:
+        for each in (model, loaded):
+            each.set_attn_implementation("eager")  # others do not give their probabilities
+    return {"teacher": loaded, "columns": columns}
 
 
 def _check_whole(

@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prunella.errors import UsageError
-from prunella.experiments import build
+from prunella.experiments import build, models
 from prunella.experiments.config import RunConfig
 from prunella.prunable import find_prunable
 from prunella.pruner import Pruner
@@ -61,7 +61,7 @@ def rehearse(
                 f"{'--regularize ' + odd[0] if odd else '--self-weight adaptive'} is about the "
                 f"probabilities of classes, and {config.task} is a regression; leave it out"
             )
-    build.terms(config, model, build.teacher(config, model, tokenizer), steps)
+    build.terms(config, model, models.teacher(config, model, tokenizer), steps)
     if config.criterion != "dense":
         optimizer = torch.optim.SGD(model.parameters())
         Pruner(model, optimizer, **build.pruning(config), total_steps=steps).detach()

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 
 from prunella import tasks
-from prunella.errors import Diverged
+from prunella.errors import Diverged, UsageError
 from prunella.experiments import build, models
 from prunella.experiments.callbacks import Clock, Levels, SnapshotOfBest, Stop, keep
 from prunella.experiments.config import RunConfig
@@ -67,7 +67,7 @@ class Study:
     @classmethod
     def of(cls, config: RunConfig, console: Console) -> Study:
         """Read and encode the data, and say what is going to happen."""
-        task = build.task(config)
+        task = _task(config)
         models.locate(config.model)
         splits = task.load(None if config.data is None else Path(config.data).expanduser())
         train, holdout = tasks.cut_holdout(splits.train, task, config.holdout_seed)
@@ -158,7 +158,7 @@ class Study:
         set_seed(config.seed)
         model, tokenizer = models.load(config.model, self.task)
         models.freeze(model, config.freeze_embeddings)
-        terms = build.terms(config, model, build.teacher(config, model, tokenizer), self.steps)
+        terms = build.terms(config, model, models.teacher(config, model, tokenizer), self.steps)
         stop, bar = Stop(self.console), ProgressBar(self.console, criterion)
         callbacks: list[TrainerCallback] = [bar, stop, Clock()]
         if criterion != "dense":
@@ -294,6 +294,24 @@ def _has_ended(checkpoint: Path) -> bool:
     """Whether training ended with this checkpoint, by its length or for want of progress."""
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
+
+
+def _task(config: RunConfig) -> Task:
+    """The task that is named, or that the user's table makes."""
+    if config.task not in ("classification", "regression"):
+        return tasks.get(config.task)
+    if config.data is None:
+        raise UsageError(
+            f"the task {config.task} needs a table; give a CSV, TSV, JSON lines or Parquet file, "
+            "or a folder of such, by --data"
+        )
+    return tasks.table(
+        "classification" if config.task == "classification" else "regression",
+        Path(config.data).expanduser(),
+        text=config.text_column,
+        pair=config.pair_column,
+        label=config.label_column,
+    )
 
 
 def _fingerprint(rows: Dataset) -> dict[str, Any]:
