@@ -25,8 +25,6 @@ from prunella.experiments import run as experiments  # noqa: F401 - imported bef
 from prunella.experiments import study
 from prunella.hf import checkpoints
 
-torch.set_num_threads(1)
-MODEL, DATA, FOLDER = (Path(argument) for argument in sys.argv[1:])
 MOMENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}
 
 Act = Callable[[str], None]
@@ -210,4 +208,6 @@ def everything() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
+    MODEL, DATA, FOLDER = (Path(argument) for argument in sys.argv[1:])
     print(json.dumps(everything()))
