@@ -291,7 +291,8 @@ class _OfEpoch(Sampler[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         epoch = int(self.trainer.state.epoch or 0)
-        seed = self.trainer.args.data_seed or self.trainer.args.seed
+        args = self.trainer.args
+        seed = args.seed if args.data_seed is None else args.data_seed
         self.sampler.generator = torch.Generator().manual_seed((seed << 20) + epoch)
         return iter(self.sampler)
 
