@@ -37,6 +37,7 @@ def accuracies(criterion: str, seeds: tuple[int, ...], folder: Path) -> list[flo
             max_steps=STEPS,
             lr=2e-4,
             seed=seed,
+            check_every=1.0,
             baseline=False,
             output=str(folder / f"{criterion}-{seed}"),
         )
