@@ -17,8 +17,9 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
+
+from table import spread
 
 COMMON = "--task glue/sst2 --max-steps 500 --check-every 0.5"
 SEEDS = range(3)
@@ -125,11 +126,6 @@ def table(target: Path) -> str:
     every = [result for results in groups.values() for result in results]
     commits = sorted({result["environment"]["commit"] or "unknown" for result in every})
     return "\n".join([*rows, "", f"Commits: {', '.join(commits)}"]) + "\n"
-
-
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation of the sample (n - 1)."""
-    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
 def main() -> None:

@@ -15,11 +15,14 @@ from statistics import mean, stdev
 from typing import Any
 
 
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation (of the sample, n - 1)."""
+    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
 def values(results: list[dict[str, Any]], split: str) -> str:
-    """Mean ± standard deviation (of the sample, n - 1) of a split's first metric."""
-    numbers = [next(iter(result["metrics"][split].values())) for result in results]
-    spread = f" ± {stdev(numbers):.4f}" if len(numbers) > 1 else ""
-    return f"{mean(numbers):.4f}{spread}"
+    """Mean and spread of a split's first metric."""
+    return spread([next(iter(result["metrics"][split].values())) for result in results])
 
 
 def main() -> None:

@@ -80,6 +80,11 @@ CASES: dict[str, tuple[Callable[[Path], nn.Module], Dataset]] = {
 }
 
 
+def arguments(out: Path, **options: Any) -> TrainingArguments:
+    quiet = {"save_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True}
+    return TrainingArguments(str(out), **quiet | options)
+
+
 def trained(
     folder: Path,
     case: str,
@@ -94,18 +99,14 @@ def trained(
     model = make(folder)
     trainer = Trainer(
         model,
-        TrainingArguments(
-            str(out),
+        arguments(
+            out,
             max_steps=4,
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulate,
             learning_rate=1e-3,
             optim="sgd",
             max_grad_norm=clip,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=True,
         ),
         train_dataset=data,
         regularizers=terms(model),
@@ -152,18 +153,8 @@ def test_without_terms_it_is_the_plain_trainer(bert: Path, tmp_path: Path) -> No
         bert, "classification", tmp_path, lambda m: [SelfRegularization(m, 0.0, every=1)], 8, 1
     )
     model = CASES["classification"][0](bert)
-    arguments = TrainingArguments(
-        str(tmp_path),
-        max_steps=4,
-        learning_rate=1e-3,
-        optim="sgd",
-        max_grad_norm=0.0,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=True,
-    )
-    transformers.Trainer(model, arguments, train_dataset=CASES["classification"][1]).train()
+    settings = arguments(tmp_path, max_steps=4, learning_rate=1e-3, optim="sgd", max_grad_norm=0.0)
+    transformers.Trainer(model, settings, train_dataset=CASES["classification"][1]).train()
     assert all(map(torch.equal, ours, model.parameters()))
     assert all(map(torch.equal, zero, model.parameters()))
 
@@ -209,14 +200,7 @@ def test_a_snapshot_of_an_earlier_training_is_forgotten(bert: Path, tmp_path: Pa
 
     trainer = Trainer(
         model,
-        TrainingArguments(
-            str(tmp_path),
-            max_steps=5,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-        ),
+        arguments(tmp_path, max_steps=5),
         train_dataset=CASES["classification"][1],
         regularizers=[term],
         callbacks=[Look()],
@@ -298,14 +282,7 @@ def test_the_callback_may_come_later(bert: Path, tmp_path: Path) -> None:
     model = classifier(bert, num_labels=3)
     trainer = Trainer(
         model,
-        TrainingArguments(
-            str(tmp_path),
-            max_steps=4,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-        ),
+        arguments(tmp_path, max_steps=4),
         train_dataset=CASES["classification"][1],
         regularizers=[Smoothing()],
         score_gradient="task",
@@ -322,11 +299,9 @@ def test_state_of_other_regularizers_is_refused(bert: Path, tmp_path: Path) -> N
     model = classifier(bert, num_labels=3)
 
     def trainer(terms: list[Regularizer]) -> Trainer:
-        arguments = TrainingArguments(
-            str(tmp_path), max_steps=4, save_steps=2, report_to=[], use_cpu=True, disable_tqdm=True
-        )
+        settings = arguments(tmp_path, max_steps=4, save_strategy="steps", save_steps=2)
         data = CASES["classification"][1]
-        return Trainer(model, arguments, train_dataset=data, regularizers=terms)
+        return Trainer(model, settings, train_dataset=data, regularizers=terms)
 
     trainer([SelfRegularization(model, every=1), Smoothing()]).train()
     folder = str(tmp_path / "checkpoint-2")
@@ -385,7 +360,7 @@ def test_several_labels_a_row_are_refused(bert: Path, tmp_path: Path) -> None:
     model = classifier(bert, num_labels=3, problem_type="multi_label_classification")
     trainer = Trainer(
         model,
-        TrainingArguments(str(tmp_path), max_steps=1, report_to=[], use_cpu=True),
+        arguments(tmp_path, max_steps=1),
         train_dataset=rows(8, lambda n: [1.0, 0.0, 1.0]),
         regularizers=[Smoothing()],
     )

@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from folders import (
+    assert_refused,
+    predictions_of,
+    result_of,
+    same_weights,
+    weights_of,
+    zeros_of,
+)
+from safetensors.numpy import save_file
 
 from prunella import SelfRegularization
 from prunella.cli import main
@@ -40,27 +48,8 @@ def _arguments(model: Path, data: Path, output: Path, task: str, *flags: str) ->
     return ["prune", *paths, *fixed.split(), *flags]
 
 
-def _result(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-
-
-def _weights(folder: Path) -> dict[str, np.ndarray]:
-    return load_file(folder / "model.safetensors")
-
-
-def _zeros(folder: Path) -> int:
-    weights = _weights(folder).items()
-    return sum(int((w == 0).sum()) for n, w in weights if ".layer." in n and w.ndim == 2)
-
-
-def _same(one: Path, other: Path) -> bool:
-    ours, theirs = _weights(one), _weights(other)
-    return all(np.array_equal(ours[n], theirs[n]) for n in ours)
-
-
 def _logits(folder: Path) -> list[list[float]]:
-    lines = (folder / "predictions.jsonl").read_text().splitlines()
-    return [json.loads(line)["logits"] for line in lines]
+    return [row["logits"] for row in predictions_of(folder)]
 
 
 @pytest.fixture
@@ -107,9 +96,9 @@ def test_the_labels_of_dev_change_nothing_but_its_metric(
     honest = prune(*flags, "--baseline")
     assert len(taken) >= (2 if name != "holdout" else 1)
     blind = prune(*flags, "--baseline", data=noisy, output="blind")
-    assert _same(honest, blind)
+    assert same_weights(honest, blind)
     assert _logits(honest) == _logits(blind)
-    ours, theirs = _result(honest), _result(blind)
+    ours, theirs = result_of(honest), result_of(blind)
     for figures in (ours, theirs, ours["baseline"], theirs["baseline"]):
         figures.pop("seconds")
         figures["dev"] = figures["metrics"].pop("dev")
@@ -131,24 +120,24 @@ def test_choosing_on_dev_is_stamped(
     honest = prune(*flags.split())
     assert "chosen on, which the result will say" in " ".join(capfd.readouterr().out.split())
     blind = prune(*flags.split(), data=noisy, output="blind")
-    assert _result(honest)["dev_used_for_selection"] is True
+    assert result_of(honest)["dev_used_for_selection"] is True
     if "snapshot" in flags:
-        assert not _same(honest, blind)
+        assert not same_weights(honest, blind)
 
 
 def test_the_stamp_passes_from_teacher_to_student(prune: Prune) -> None:
     teacher = prune("--criterion", "dense", "--select-on", "dev", output="teacher")
     student = prune("--regularize", "distill", "--teacher", str(teacher))
-    assert _result(student)["config"]["select_on"] == "holdout"
-    assert _result(student)["dev_used_for_selection"] is True
+    assert result_of(student)["config"]["select_on"] == "holdout"
+    assert result_of(student)["dev_used_for_selection"] is True
 
 
 # --- what is kept -------------------------------------------------------------------------------
 
 
 def test_the_best_is_sought_on_the_holdout_among_the_sparse(prune: Prune) -> None:
-    last = _result(prune("--check-every", "3"))
-    best = _result(prune("--check-every", "3", "--keep", "best", output="best"))
+    last = result_of(prune("--check-every", "3"))
+    best = result_of(prune("--check-every", "3", "--keep", "best", output="best"))
     assert last["kept_step"] == last["steps"] == best["steps"] == STEPS
     assert best["kept_step"] > 0.7 * STEPS  # only then the sparsity is final
     name = "accuracy"
@@ -158,16 +147,16 @@ def test_the_best_is_sought_on_the_holdout_among_the_sparse(prune: Prune) -> Non
 
 def test_the_dense_twin_of_a_patient_run_has_the_whole_budget(prune: Prune) -> None:
     flags = ("--patience", "1", "--check-every", "1", "--end", "0.3", "--lr", "1e-6")
-    result = _result(prune(*flags, "--criterion", "magnitude", "--every", "2", "--baseline"))
+    result = result_of(prune(*flags, "--criterion", "magnitude", "--every", "2", "--baseline"))
     assert result["steps"] < result["baseline"]["steps"] == STEPS
 
 
 def test_patience_ends_a_run_at_the_final_sparsity(prune: Prune) -> None:
     flags = ("--patience", "1", "--check-every", "1", "--end", "0.3", "--begin", "0.1")
     folder = prune(*flags, "--criterion", "magnitude", "--every", "2", "--lr", "1e-6")
-    assert 9 <= _result(folder)["steps"] < STEPS
-    assert _zeros(folder) == round(0.8 * PRUNABLE)
-    assert _result(folder)["kept_step"] == _result(folder)["steps"]
+    assert 9 <= result_of(folder)["steps"] < STEPS
+    assert zeros_of(folder) == round(0.8 * PRUNABLE)
+    assert result_of(folder)["kept_step"] == result_of(folder)["steps"]
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -177,9 +166,9 @@ def test_every_criterion_goes_with_every_term(
     terms = ("self", "distill", "smoothing", "virtual-teacher")
     flags = [part for term in terms for part in ("--regularize", term)]
     folder = prune(*flags, "--teacher", str(dense), "--criterion", criterion)
-    assert _zeros(folder) == round(0.8 * PRUNABLE)
+    assert zeros_of(folder) == round(0.8 * PRUNABLE)
     assert len(taken) == 10
-    assert _result(folder)["config"]["regularize"] == list(terms)
+    assert result_of(folder)["config"]["regularize"] == list(terms)
 
 
 def test_the_dense_twin_has_the_same_terms(prune: Prune, taken: list[int]) -> None:
@@ -187,23 +176,23 @@ def test_the_dense_twin_has_the_same_terms(prune: Prune, taken: list[int]) -> No
     assert len(taken) == 20
     alone = prune("--regularize", "self", "--criterion", "dense", output="alone")
     plain = prune("--criterion", "dense", output="plain")
-    assert _result(folder)["baseline"]["metrics"] == _result(alone)["metrics"]
-    assert not _same(alone, plain)
+    assert result_of(folder)["baseline"]["metrics"] == result_of(alone)["metrics"]
+    assert not same_weights(alone, plain)
 
 
 @pytest.mark.parametrize("gradient", ["joint", "task"])
 def test_the_score_gradient_is_a_switch(gradient: str, prune: Prune) -> None:
     flags = ("--regularize", "self", "--self-weight", "adaptive", "--snapshot-every", "2")
     folder = prune(*flags, "--score-gradient", gradient, output=gradient)
-    assert _zeros(folder) == round(0.8 * PRUNABLE)
+    assert zeros_of(folder) == round(0.8 * PRUNABLE)
     plain = prune(*flags, output="plain")
-    assert _same(folder, plain) is (gradient == "joint")
+    assert same_weights(folder, plain) is (gradient == "joint")
 
 
 def test_the_holdout_is_the_same_for_every_seed(prune: Prune) -> None:
-    one = _result(prune("--criterion", "dense"))
-    two = _result(prune("--criterion", "dense", "--seed", "1", output="two"))
-    three = _result(prune("--criterion", "dense", "--holdout-seed", "1", output="three"))
+    one = result_of(prune("--criterion", "dense"))
+    two = result_of(prune("--criterion", "dense", "--seed", "1", output="two"))
+    three = result_of(prune("--criterion", "dense", "--holdout-seed", "1", output="three"))
     assert one["data"] == two["data"]
     assert one["data"]["holdout"] != three["data"]["holdout"]
     assert one["data"]["dev"] == three["data"]["dev"]
@@ -227,13 +216,13 @@ def dense(bert: Path, sst2: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_the_result_names_the_teacher_and_what_it_saw(prune: Prune, dense: Path) -> None:
-    teacher = _result(prune("--regularize", "distill", "--teacher", str(dense)))["teacher"]
+    teacher = result_of(prune("--regularize", "distill", "--teacher", str(dense)))["teacher"]
     assert teacher["path"] == str(dense)
     assert teacher["config"]["criterion"] == "dense" and teacher["config"]["seed"] == 5
     assert teacher["data"]["train"]["rows"] == 108
     assert teacher["same_holdout"] is True and teacher["used_dev"] is False
     flags = ("--regularize", "distill", "--teacher", str(dense), "--holdout-seed", "9")
-    other = _result(prune(*flags, output="other"))["teacher"]
+    other = result_of(prune(*flags, output="other"))["teacher"]
     assert other["same_holdout"] is False
 
 
@@ -242,18 +231,16 @@ def test_a_teacher_whose_classes_are_in_another_order_is_mapped(
 ) -> None:
     plain = prune("--regularize", "distill", "--teacher", str(dense), output="plain")
     turned = shutil.copytree(dense, tmp_path / "turned")
-    weights = _weights(turned)
+    weights = weights_of(turned)
     for name in ("classifier.weight", "classifier.bias"):
         weights[name] = np.ascontiguousarray(weights[name][::-1])
-    from safetensors.numpy import save_file
-
     save_file(weights, turned / "model.safetensors", {"format": "pt"})
     config = json.loads((turned / "config.json").read_text())
     config["id2label"] = {"0": "positive", "1": "negative"}
     config["label2id"] = {"positive": 0, "negative": 1}
     (turned / "config.json").write_text(json.dumps(config))
     mapped = prune("--regularize", "distill", "--teacher", str(turned), output="mapped")
-    assert _same(plain, mapped)
+    assert same_weights(plain, mapped)
 
 
 def test_an_unknown_teacher_is_said_to_be_one(
@@ -262,8 +249,8 @@ def test_an_unknown_teacher_is_said_to_be_one(
     unknown = shutil.copytree(dense, tmp_path / "unknown")
     (unknown / "result.json").unlink()
     folder = prune("--regularize", "distill", "--teacher", str(unknown))
-    assert _result(folder)["teacher"]["used_dev"] is None
-    assert _result(folder)["teacher"]["same_holdout"] is None
+    assert result_of(folder)["teacher"]["used_dev"] is None
+    assert result_of(folder)["teacher"]["same_holdout"] is None
     out = " ".join(capfd.readouterr().out.split())
     assert "may have been trained on our holdout" in out and "does not say" in out
 
@@ -280,8 +267,8 @@ def test_text_without_labels_is_distilled_on_as_well(
     for file in ("more.txt", "more.csv"):
         more = ("--distill-data", str(tmp_path / file))
         folder = prune(*flags, *more, output=file.replace(".", "-"))
-        assert not _same(folder, plain)
-        results.append(_result(folder))
+        assert not same_weights(folder, plain)
+        results.append(result_of(folder))
         assert results[-1]["data"]["unlabelled"]["rows"] == 3
     assert results[0]["metrics"] == results[1]["metrics"]
 
@@ -290,7 +277,7 @@ def test_hidden_states_and_attention_of_a_teacher(prune: Prune, dense: Path) -> 
     flags = ("--regularize", "distill", "--teacher", str(dense))
     plain = prune(*flags, output="plain")
     for extra in ("--distill-hidden", "--distill-attention"):
-        assert not _same(prune(*flags, extra, "1", output=extra.strip("-")), plain)
+        assert not same_weights(prune(*flags, extra, "1", output=extra.strip("-")), plain)
 
 
 # --- how sparse can it get ----------------------------------------------------------------------
@@ -328,10 +315,10 @@ def test_the_sparsest_inside_the_limit_is_delivered(
     prune: Prune, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = prune(*LADDER.split(), "--max-drop", "0.26", "--regularize", "self")
-    found = _result(folder)["max_drop"]
+    found = result_of(folder)["max_drop"]
     assert [point["level"] for point in found["curve"]] == [0.3, 0.6, 0.9]
     for point in found["curve"]:
-        zeros = _zeros(folder / "levels" / f"{point['level']:g}")
+        zeros = zeros_of(folder / "levels" / f"{point['level']:g}")
         assert zeros == round(point["level"] * PRUNABLE)
         assert point["parameters"]["prunable"]["nonzero"] == PRUNABLE - zeros
         assert point["drop"] == found["dense"] - point["holdout"]
@@ -339,13 +326,13 @@ def test_the_sparsest_inside_the_limit_is_delivered(
     assert [point["step"] for point in found["curve"]] == [11, 20, STEPS]
     inside = [point["level"] for point in found["curve"] if point["inside"]]
     assert inside and found["delivered"] == inside[-1]
-    assert _same(folder, folder / "levels" / f"{inside[-1]:g}")
+    assert same_weights(folder, folder / "levels" / f"{inside[-1]:g}")
     steps = {point["level"]: point["step"] for point in found["curve"]}
-    assert _result(folder)["kept_step"] == steps[inside[-1]]
-    assert _result(folder)["metrics"]["holdout"]["accuracy"] in [
+    assert result_of(folder)["kept_step"] == steps[inside[-1]]
+    assert result_of(folder)["metrics"]["holdout"]["accuracy"] in [
         point["holdout"] for point in found["curve"] if point["level"] == inside[-1]
     ]
-    assert _result(folder)["baseline"]["metrics"]["holdout"]["accuracy"] == found["dense"]
+    assert result_of(folder)["baseline"]["metrics"]["holdout"]["accuracy"] == found["dense"]
     out = capfd.readouterr().out
     assert re.search(rf"^Delivered: {inside[-1]:.0%}, the sparsest", out, re.M)
     assert re.search(r"^ +90% +1,638 +\d\.\d{4} +[+-]\d\.\d{4}", out, re.M)
@@ -356,7 +343,7 @@ def test_no_model_inside_the_limit_is_an_answer_too(
 ) -> None:
     flags = ("--criterion", "random", "--levels", "0.9", "--levels", "0.99", "--max-drop", "0")
     folder = prune(*flags, "--begin", "3", "--every", "2", "--lr", "3e-3")
-    result = _result(folder)
+    result = result_of(folder)
     assert result["max_drop"]["delivered"] is None
     assert len(result["max_drop"]["curve"]) == 2
     assert not (folder / "model.safetensors").exists() and "metrics" not in result
@@ -377,15 +364,15 @@ def test_a_table_of_ones_own(prune: Prune, tmp_path: Path, bert: Path) -> None:
     table.write_text("id,review,verdict\n" + "\n".join(lines) + "\n")
     flags = ("--text-column", "review", "--label-column", "verdict", "--regularize", "smoothing")
     folder = prune(*flags, data=table, task="classification")
-    assert _zeros(folder) == round(0.8 * PRUNABLE)
-    assert set(_result(folder)["metrics"]["dev"]) == {"accuracy", "f1"}
+    assert zeros_of(folder) == round(0.8 * PRUNABLE)
+    assert set(result_of(folder)["metrics"]["dev"]) == {"accuracy", "f1"}
     assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "nay", "1": "yay"}
     scores = tmp_path / "scores.jsonl"
     rows = [{"a": f"word{n}", "b": f"word{n % 7}", "score": n / 10} for n in range(200)]
     scores.write_text("\n".join(map(json.dumps, rows)) + "\n")
     columns = "--text-column a --pair-column b --label-column score --regularize self"
     folder = prune(*columns.split(), data=scores, task="regression", output="scores")
-    assert set(_result(folder)["metrics"]["dev"]) == {"pearson", "spearman"}
+    assert set(result_of(folder)["metrics"]["dev"]) == {"pearson", "spearman"}
 
 
 # --- bad input ----------------------------------------------------------------------------------
@@ -444,8 +431,7 @@ def test_bad_input_names_value_rule_and_remedy(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     assert main(_arguments(bert, sst2, tmp_path / "out", "glue/sst2", *flags.split())) == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("prunella: ") and [word for word in words if word not in line] == []
+    assert_refused(capfd, words)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -460,8 +446,7 @@ def test_terms_of_classes_are_refused_for_regression(
     flags: str, words: list[str], bert: Path, stsb: Path, tmp_path: Path, capfd: Any
 ) -> None:
     assert main(_arguments(bert, stsb, tmp_path / "out", "glue/stsb", *flags.split())) == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    assert [word for word in words if word not in line] == []
+    assert_refused(capfd, words)
 
 
 def test_teachers_that_do_not_fit_are_refused(
@@ -477,9 +462,7 @@ def test_teachers_that_do_not_fit_are_refused(
     config["id2label"] = {"0": "LABEL_0", "1": "LABEL_1"}
     (named / "config.json").write_text(json.dumps(config))
     headless = shutil.copytree(dense, tmp_path / "headless")
-    weights = _weights(headless)
-    from safetensors.numpy import save_file
-
+    weights = weights_of(headless)
     kept = {name: w for name, w in weights.items() if "classifier" not in name}
     save_file(kept, headless / "model.safetensors", {"format": "pt"})
     for teacher, words in (
@@ -489,5 +472,4 @@ def test_teachers_that_do_not_fit_are_refused(
     ):
         flags = ("--regularize", "distill", "--teacher", str(teacher))
         assert main(_arguments(bert, sst2, tmp_path / "out", "glue/sst2", *flags)) == 2
-        (line,) = capfd.readouterr().err.splitlines()
-        assert [word for word in words if word not in line] == []
+        assert_refused(capfd, words)

@@ -12,8 +12,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from folders import (
+    assert_refused,
+    matrices_of,
+    predictions_of,
+    result_of,
+    same_weights,
+    weights_of,
+    zeros_of,
+)
 from rich.console import Console
-from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import prunella
@@ -62,32 +70,8 @@ def _arguments(model: Path, data: Path, output: Path, *flags: str) -> list[str]:
     return ["prune", *(str(part) for pair in fixed.items() for part in pair), *flags]
 
 
-def _result(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-
-
-def _weights(folder: Path) -> dict[str, np.ndarray]:
-    return load_file(folder / "model.safetensors")
-
-
-def _matrices(folder: Path) -> dict[str, np.ndarray]:
-    """What the command may prune: the matrices inside the repeated layers."""
-    weights = _weights(folder).items()
-    return {n: w for n, w in weights if w.ndim == 2 and (".layer." in n or ".h." in n)}
-
-
-def _zeros(folder: Path) -> int:
-    return sum(int((w == 0).sum()) for w in _matrices(folder).values())
-
-
 def _predictions(folder: Path, criterion: str) -> list[dict[str, Any]]:
-    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    return [row for row in map(json.loads, lines) if row["criterion"] == criterion]
-
-
-def _same(one: Path, other: Path) -> bool:
-    ours, theirs = _weights(one), _weights(other)
-    return ours.keys() == theirs.keys() and all(np.array_equal(ours[n], theirs[n]) for n in ours)
+    return [row for row in predictions_of(folder) if row["criterion"] == criterion]
 
 
 # --- what is left -------------------------------------------------------------------------------
@@ -102,7 +86,7 @@ def test_the_folder_is_whole(pruned: Path) -> None:
 
 
 def test_the_result_has_what_the_contract_names(pruned: Path) -> None:
-    result = _result(pruned)
+    result = result_of(pruned)
     assert result["schema"] == 1
     assert result["config"]["criterion"] == "pins" and result["config"]["sparsity"] == 0.7
     assert set(result["metrics"]) == {"train", "holdout", "dev"}
@@ -118,35 +102,35 @@ def test_the_result_has_what_the_contract_names(pruned: Path) -> None:
 
 
 def test_sparsity_is_that_of_the_saved_file(pruned: Path) -> None:
-    weights = _weights(pruned)
+    weights = weights_of(pruned)
     scopes = {
-        "prunable": set(_matrices(pruned)),
+        "prunable": set(matrices_of(pruned)),
         "backbone": {
             n for n in weights if n.startswith("bert.") and not any(t in n for t in TABLES)
         },
         "model": set(weights),
     }
-    result = _result(pruned)
+    result = result_of(pruned)
     for scope, names in scopes.items():
         total = sum(weights[name].size for name in names)
         nonzero = sum(int(np.count_nonzero(weights[name])) for name in names)
         assert result["parameters"][scope] == {"nonzero": nonzero, "total": total}
         assert result["sparsity"][scope] == pytest.approx(1 - nonzero / total, abs=1e-12)
     assert result["parameters"]["prunable"]["total"] == PRUNABLE
-    assert _zeros(pruned) == round(0.7 * PRUNABLE)
+    assert zeros_of(pruned) == round(0.7 * PRUNABLE)
 
 
 def test_the_dense_twin_is_beside_it(pruned: Path, prune: Prune) -> None:
-    result = _result(pruned)
+    result = result_of(pruned)
     alone = prune("--criterion", "dense")
-    for figures in (result["baseline"], _result(alone)):
+    for figures in (result["baseline"], result_of(alone)):
         assert figures["parameters"]["prunable"] == {"nonzero": PRUNABLE, "total": PRUNABLE}
         assert figures["sparsity"]["prunable"] == 0
         assert figures["steps"] == STEPS
-    assert result["baseline"]["metrics"] == _result(alone)["metrics"]
+    assert result["baseline"]["metrics"] == result_of(alone)["metrics"]
     assert result["baseline"]["metrics"]["dev"]["accuracy"] > 0.7  # it learns
     assert _predictions(pruned, "dense") == _predictions(alone, "dense")
-    assert "baseline" not in _result(alone)
+    assert "baseline" not in result_of(alone)
 
 
 def test_the_checkpoint_predicts_what_was_recorded(pruned: Path, sst2: Path) -> None:
@@ -163,7 +147,7 @@ def test_the_checkpoint_predicts_what_was_recorded(pruned: Path, sst2: Path) -> 
         assert row["logits"] == pytest.approx(logits.tolist(), abs=1e-5)
         assert row["split"] == "dev" and row["label"] == int(label)
         correct += int(logits.argmax()) == int(label)
-    assert _result(pruned)["metrics"]["dev"]["accuracy"] == pytest.approx(correct / len(rows))
+    assert result_of(pruned)["metrics"]["dev"]["accuracy"] == pytest.approx(correct / len(rows))
     assert model.config.id2label == {0: "negative", 1: "positive"}
 
 
@@ -171,11 +155,11 @@ def test_its_own_settings_give_it_again(pruned: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     settings = str(pruned / "prunella.yaml")
     assert main(["prune", "--config", settings, "--output", str(again)]) == 0
-    ours, theirs = _result(pruned), _result(again)
+    ours, theirs = result_of(pruned), result_of(again)
     assert ours["metrics"] == theirs["metrics"]
     assert ours["baseline"]["metrics"] == theirs["baseline"]["metrics"]
     assert ours["config"] | {"output": str(again)} == theirs["config"]
-    assert _same(pruned, again)
+    assert same_weights(pruned, again)
 
 
 # --- settings -----------------------------------------------------------------------------------
@@ -185,7 +169,7 @@ def test_flags_override_the_file(prune: Prune, tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     # As one writes them: YAML itself takes 2:4 for a number and 1e-3 for a text.
     file.write_text("pattern: 2:4\nsparsity: 0.3\nlr: 1e-3\nhold: true\nbaseline:\n")
-    config = _result(prune("--config", str(file), "--sparsity", "0.5"))["config"]
+    config = result_of(prune("--config", str(file), "--sparsity", "0.5"))["config"]
     assert config["pattern"] == "2:4" and config["sparsity"] == 0.5 and config["lr"] == 1e-3
     assert config["hold"] is True and config["baseline"] is None
 
@@ -193,61 +177,61 @@ def test_flags_override_the_file(prune: Prune, tmp_path: Path) -> None:
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_prunes_exactly(prune: Prune, criterion: str) -> None:
     folder = prune("--criterion", criterion, "--sparsity", "0.613")
-    assert _zeros(folder) == round(0.613 * PRUNABLE)
-    assert _result(folder)["config"]["criterion"] == criterion
-    assert _result(folder)["sparsity_is"] == "asked"
+    assert zeros_of(folder) == round(0.613 * PRUNABLE)
+    assert result_of(folder)["config"]["criterion"] == criterion
+    assert result_of(folder)["sparsity_is"] == "asked"
 
 
 @pytest.mark.parametrize("criterion", ["soft-movement", "l0"])
 def test_without_a_target_the_sparsity_is_an_outcome(prune: Prune, criterion: str) -> None:
     folder = prune("--criterion", criterion, "--no-target", "--score-lr", "0.5")
-    result = _result(folder)
+    result = result_of(folder)
     assert result["sparsity_is"] == "outcome"
-    assert result["sparsity"]["prunable"] == _zeros(folder) / PRUNABLE
-    assert _zeros(folder) != round(0.8 * PRUNABLE)
+    assert result["sparsity"]["prunable"] == zeros_of(folder) / PRUNABLE
+    assert zeros_of(folder) != round(0.8 * PRUNABLE)
 
 
 @pytest.mark.parametrize("schedule", ["cubic", "linear", "oneshot", "constant"])
 def test_every_schedule_reaches_its_sparsity(prune: Prune, schedule: str) -> None:
     folder = prune("--schedule", schedule, "--begin", "11", "--end", "0.8", "--every", "4")
-    assert _zeros(folder) == round(0.8 * PRUNABLE)
+    assert zeros_of(folder) == round(0.8 * PRUNABLE)
 
 
 def test_a_schedule_that_selects_once_fits_a_released_criterion(prune: Prune) -> None:
     folder = prune("--criterion", "platon-released", "--schedule", "oneshot", "--begin", "15")
-    assert _zeros(folder) == round(0.8 * PRUNABLE)
+    assert zeros_of(folder) == round(0.8 * PRUNABLE)
 
 
 def test_matrix_scope_prunes_each_alike(prune: Prune) -> None:
     flags = ("--criterion", "magnitude", "--sparsity", "0.6")
-    alike = _matrices(prune(*flags, "--scope", "matrix", output="matrix"))
+    alike = matrices_of(prune(*flags, "--scope", "matrix", output="matrix"))
     assert all((w == 0).sum() == round(0.6 * w.size) for w in alike.values())
-    together = _matrices(prune(*flags, output="global"))
+    together = matrices_of(prune(*flags, output="global"))
     assert any((w == 0).sum() != round(0.6 * w.size) for w in together.values())
 
 
 def test_two_of_four_inputs_are_kept(prune: Prune) -> None:
-    for weight in _matrices(prune("--pattern", "2:4", "--sparsity", "0.5")).values():
+    for weight in matrices_of(prune("--pattern", "2:4", "--sparsity", "0.5")).values():
         groups = weight.reshape(-1, 4)
         assert ((groups != 0).sum(axis=1) == 2).all()
 
 
 def test_blocks_are_whole(prune: Prune) -> None:
     folder = prune("--pattern", "4x4", "--sparsity", "0.75")
-    for weight in _matrices(folder).values():
+    for weight in matrices_of(folder).values():
         tiles = weight.reshape(weight.shape[0] // 4, 4, -1, 4).swapaxes(1, 2)
         assert set(np.unique((tiles == 0).sum(axis=(2, 3)))) <= {0, 16}
-    assert _zeros(folder) == round(0.75 * PRUNABLE / 16) * 16
+    assert zeros_of(folder) == round(0.75 * PRUNABLE / 16) * 16
 
 
 def test_the_groups_of_gpt2_lie_along_its_inputs(gpt2: Path, prune: Prune) -> None:
     folder = prune("--model", str(gpt2), "--pattern", "2:4", "--sparsity", "0.5")
-    matrices = _matrices(folder)
+    matrices = matrices_of(folder)
     assert len(matrices) == 8
     for weight in matrices.values():  # stored [inputs, outputs]
         groups = weight.reshape(weight.shape[0] // 4, 4, weight.shape[1])
         assert ((groups != 0).sum(axis=1) == 2).all()
-    assert _result(folder)["sparsity"]["prunable"] == 0.5
+    assert result_of(folder)["sparsity"]["prunable"] == 0.5
     assert (
         AutoModelForSequenceClassification.from_pretrained(folder).config.pad_token_id is not None
     )
@@ -255,33 +239,33 @@ def test_the_groups_of_gpt2_lie_along_its_inputs(gpt2: Path, prune: Prune) -> No
 
 def test_sparsity_zero_is_the_dense_run(prune: Prune) -> None:
     zero, dense = prune("--sparsity", "0", output="zero"), prune("--criterion", "dense")
-    assert _same(zero, dense)
-    assert _result(zero)["metrics"] == _result(dense)["metrics"]
+    assert same_weights(zero, dense)
+    assert result_of(zero)["metrics"] == result_of(dense)["metrics"]
 
 
 def test_seeds_differ(pruned: Path, prune: Prune) -> None:
-    assert not _same(pruned, prune("--sparsity", "0.7", "--seed", "1"))
+    assert not same_weights(pruned, prune("--sparsity", "0.7", "--seed", "1"))
 
 
 def test_bf16_leaves_no_trace_in_the_next_run(pruned: Path, prune: Prune) -> None:
     coarse = prune("--sparsity", "0.7", "--precision", "bf16", output="bf16")
-    assert _zeros(coarse) == round(0.7 * PRUNABLE)
-    assert all(weight.dtype == np.float32 for weight in _weights(coarse).values())
-    assert not _same(pruned, coarse)
-    assert _same(pruned, prune("--sparsity", "0.7"))
+    assert zeros_of(coarse) == round(0.7 * PRUNABLE)
+    assert all(weight.dtype == np.float32 for weight in weights_of(coarse).values())
+    assert not same_weights(pruned, coarse)
+    assert same_weights(pruned, prune("--sparsity", "0.7"))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_regression(prune: Prune, stsb: Path, precision: str) -> None:
     folder = prune("--precision", precision, task="glue/stsb", data=stsb)
-    assert list(_result(folder)["metrics"]["dev"]) == ["pearson", "spearman"]
+    assert list(result_of(folder)["metrics"]["dev"]) == ["pearson", "spearman"]
     assert all(len(row["logits"]) == 1 for row in _predictions(folder, "pins"))
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 1
 
 
 def test_a_task_without_header(prune: Prune, cola: Path) -> None:
     folder = prune(task="glue/cola", data=cola)
-    assert list(_result(folder)["metrics"]["dev"]) == ["mcc", "accuracy"]
+    assert list(result_of(folder)["metrics"]["dev"]) == ["mcc", "accuracy"]
 
 
 def test_a_checkpoint_of_another_task_gets_a_new_head(prune: Prune, stsb: Path, sst2: Path) -> None:
@@ -293,14 +277,14 @@ def test_a_checkpoint_of_another_task_gets_a_new_head(prune: Prune, stsb: Path, 
 
 def test_a_batch_larger_than_the_data(prune: Prune) -> None:
     folder = prune("--batch-size", "1000", "--criterion", "magnitude", "--sparsity", "0.999")
-    assert _zeros(folder) == round(0.999 * PRUNABLE)
+    assert zeros_of(folder) == round(0.999 * PRUNABLE)
 
 
 def test_epochs_give_the_steps(bert: Path, sst2: Path, tmp_path: Path) -> None:
     flags = ["--model", str(bert), "--task", "glue/sst2", "--data", str(sst2)]
     flags += ["--epochs", "1.5", "--batch-size", "10", "--criterion", "dense"]
     assert main(["prune", *flags, "--output", str(tmp_path / "out")]) == 0
-    assert _result(tmp_path / "out")["steps"] == 17  # 1.5 times 11 batches of 108 rows
+    assert result_of(tmp_path / "out")["steps"] == 17  # 1.5 times 11 batches of 108 rows
 
 
 def test_without_output_every_run_has_its_own_folder(
@@ -321,7 +305,7 @@ def test_other_alphabets_in_paths(bert: Path, sst2: Path, tmp_path: Path, prune:
     folder = prune(
         "--model", str(tmp_path / "modèle 模型"), data=tmp_path / "данные", output="résultat é/a"
     )
-    assert _result(folder)["config"]["data"].endswith("данные")
+    assert result_of(folder)["config"]["data"].endswith("данные")
 
 
 # --- what is printed ----------------------------------------------------------------------------
@@ -414,15 +398,8 @@ def test_bad_input_names_value_rule_and_remedy(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     assert main(_arguments(bert, sst2, tmp_path / "new" / "out", *flags)) == 2
-    _assert_refused(capfd, words)
+    assert_refused(capfd, words)
     assert list(tmp_path.iterdir()) == []
-
-
-def _assert_refused(capfd: pytest.CaptureFixture[str], words: list[str]) -> None:
-    """One line on the error stream, with these words in it."""
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("prunella: ")
-    assert [word for word in words if word not in line] == []
 
 
 @pytest.mark.parametrize(
@@ -455,7 +432,7 @@ def test_bad_settings(
     file = tmp_path / "settings.yaml"
     file.write_text(text)
     assert main(["prune", "--config", str(file), "--output", str(tmp_path / "out")]) == 2
-    _assert_refused(capfd, ["settings.yaml", *words])
+    assert_refused(capfd, ["settings.yaml", *words])
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -500,7 +477,7 @@ def test_bad_data(
     data = shutil.copytree(sst2, tmp_path / "data")
     damage(data)
     assert main(_arguments(bert, data, tmp_path / "out")) == 2
-    _assert_refused(capfd, words)
+    assert_refused(capfd, words)
     assert list(tmp_path.iterdir()) == [data]
 
 
@@ -528,7 +505,7 @@ def test_bad_checkpoints(
     model = shutil.copytree(bert, tmp_path / "model")
     damage(model)
     assert main(_arguments(model, sst2, tmp_path / "out")) == 2
-    _assert_refused(capfd, [str(model), *words])
+    assert_refused(capfd, [str(model), *words])
     assert list(tmp_path.iterdir()) == [model]
 
 
@@ -538,7 +515,7 @@ def test_the_demo_needs_its_package(
     monkeypatch.setattr("prunella.experiments.models.find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     assert main(["prune"]) == 2
-    _assert_refused(capfd, ["not installed", "prunella[demo]", "--model"])
+    assert_refused(capfd, ["not installed", "prunella[demo]", "--model"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -562,7 +539,7 @@ def test_an_output_in_use_is_left_alone(
         (bert, first, ["NM(2, 4)"], ["--overwrite", "--pattern", "2:4"]),
     ]:
         assert main(_arguments(model, sst2, output, *flags)) == 2
-        _assert_refused(capfd, words)
+        assert_refused(capfd, words)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -570,7 +547,7 @@ def test_overwrite_replaces_a_result(prune: Prune, tmp_path: Path) -> None:
     prune("--criterion", "dense")
     (tmp_path / "out" / "extra").touch()
     folder = prune("--overwrite")
-    assert _result(folder)["config"]["criterion"] == "pins"
+    assert result_of(folder)["config"]["criterion"] == "pins"
     assert not (folder / "extra").exists()
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -633,7 +610,7 @@ def test_the_checkpoint_kept_is_one_that_was_good(
     assert line.startswith("prunella: the loss is nan at step 24;")
     left = _checkpoint_named(line)
     assert left == tmp_path / "out.partial" / "pins" / "checkpoint-21"
-    assert _zeros(left) > PRUNABLE / 2
+    assert zeros_of(left) > PRUNABLE / 2
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == old
 
 
@@ -669,7 +646,7 @@ def test_a_dense_twin_that_explodes_leaves_the_pruned_model(
     (line,) = capfd.readouterr().err.splitlines()
     left = _checkpoint_named(line)
     assert left == tmp_path / "out.partial" / "pins" / "model"
-    assert _zeros(left) == round(0.8 * PRUNABLE)
+    assert zeros_of(left) == round(0.8 * PRUNABLE)
 
 
 def test_outputs_that_are_no_numbers(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import assert_refused
 
 from prunella.cli import main
 from prunella.hf.checkpoints import check, latest
@@ -101,18 +102,13 @@ def broken_off(
     return broken_off
 
 
-def _refused(capfd: pytest.CaptureFixture[str], *words: str) -> None:
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("prunella: ") and [word for word in words if word not in line] == []
-
-
 def test_a_run_in_progress_is_not_overwritten_by_accident(
     broken_off: Callable[..., Path], bert: Path, sst2: Path, tmp_path: Path, capfd: Any
 ) -> None:
     folder = broken_off()
     capfd.readouterr()
     assert _run(bert, sst2, tmp_path / "out") == 2
-    _refused(capfd, "out.partial", "--resume", "--overwrite")
+    assert_refused(capfd, ["out.partial", "--resume", "--overwrite"])
     assert latest(folder) == folder / "checkpoint-8"
     assert _run(bert, sst2, tmp_path / "out", "--overwrite") == 0
     assert "resuming magnitude" not in capfd.readouterr().out
@@ -124,7 +120,7 @@ def test_other_settings_are_named(
     broken_off()
     capfd.readouterr()
     assert _run(bert, sst2, tmp_path / "out", "--resume", "--sparsity", "0.7", "--seed", "3") == 2
-    _refused(capfd, "sparsity=0.8, not 0.7", "seed=0, not 3", "--overwrite")
+    assert_refused(capfd, ["sparsity=0.8, not 0.7", "seed=0, not 3", "--overwrite"])
     assert _run(bert, sst2, tmp_path / "out", "--resume") == 0
     assert "resuming magnitude after step 8" in capfd.readouterr().out
 
@@ -138,7 +134,7 @@ def test_other_data_are_named(
         file.write("good\t1\n")
     capfd.readouterr()
     assert _run(bert, data, tmp_path / "out", "--resume") == 2
-    _refused(capfd, "data changed", "dev", "40")
+    assert_refused(capfd, ["data changed", "dev", "40"])
 
 
 def _flip(path: Path) -> None:
@@ -169,7 +165,7 @@ def test_a_damaged_checkpoint_is_named(
     damage(folder / "checkpoint-8")
     capfd.readouterr()
     assert _run(bert, sst2, tmp_path / "out", "--resume") == 2
-    _refused(capfd, "checkpoint-8", *words)
+    assert_refused(capfd, ["checkpoint-8", *words])
     shutil.rmtree(folder / "checkpoint-8")  # as the message says
     assert _run(bert, sst2, tmp_path / "out", "--resume") == 0
     assert "resuming magnitude after step 4" in capfd.readouterr().out
@@ -196,7 +192,7 @@ def test_two_processes_do_not_share_a_folder(
         fcntl.flock(lock, fcntl.LOCK_EX)
         for flag in ("--resume", "--overwrite"):
             assert _run(bert, sst2, tmp_path / "out", flag) == 2
-            _refused(capfd, "another process", "out.partial")
+            assert_refused(capfd, ["another process", "out.partial"])
     assert latest(folder) == folder / "checkpoint-8"
 
 
@@ -212,7 +208,7 @@ def test_resuming_nothing_begins_and_resuming_what_is_done_shows_it(
     assert "finished already" in again and first.splitlines()[-1] in again
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
     assert _run(bert, sst2, tmp_path / "out", "--resume", "--seed", "1") == 2
-    _refused(capfd, "seed=0, not 1")
+    assert_refused(capfd, ["seed=0, not 1"])
 
 
 def test_without_an_output_the_last_run_that_fits_goes_on(
@@ -242,10 +238,10 @@ def test_folders_of_others_are_left_alone(
     (tmp_path / place / "magnitude").mkdir(parents=True)
     (tmp_path / place / "thesis.txt").write_text("precious")
     assert _run(bert, sst2, tmp_path / "out", flag) == 2
-    _refused(capfd, place, "no result of a run", "--output")
+    assert_refused(capfd, [place, "no result of a run", "--output"])
     assert (tmp_path / place / "thesis.txt").read_text() == "precious"
     assert _run(bert, sst2, sst2.parent, flag) == 2
-    _refused(capfd, "holds the input", "--output")
+    assert_refused(capfd, ["holds the input", "--output"])
 
 
 def test_without_an_output_a_finished_run_is_not_done_again(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,8 +91,8 @@ class Snapshot:
                 parameter.requires_grad_(False)
 
     def _own(self, copy: nn.Module) -> dict[str, Tensor]:
-        buffers = copy.state_dict().keys() - dict(copy.named_parameters(remove_duplicate=False))
         state = copy.state_dict()
+        buffers = state.keys() - dict(copy.named_parameters(remove_duplicate=False))
         return {name: state[name] for name in (*self._trained, *sorted(buffers))}
 
 
@@ -108,7 +108,6 @@ class _Packed:
 
     def __init__(self, module: nn.Module):
         self.module = module
-        self.pack(cast(Tensor, module.weight.data))
         module.register_forward_pre_hook(lambda *_: self._show(self.unpacked()))
         module.register_forward_hook(lambda *_: self._hide())
 

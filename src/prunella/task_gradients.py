@@ -56,8 +56,10 @@ class TaskGradients:
             task_loss * scale, list(trained.values()), retain_graph=True, allow_unused=True
         )
         for name, gradient in zip(trained, gradients, strict=True):
-            if gradient is not None:
-                self._sums[name] = self._sums.get(name, 0) + gradient / scale
+            if gradient is None:
+                continue
+            own = gradient / scale  # a copy: parameters that are added share their gradient
+            self._sums[name] = self._sums[name].add_(own) if name in self._sums else own
         return task_loss
 
     def reset(self) -> None:
@@ -73,6 +75,7 @@ class TaskGradients:
                 gradient /= distributed.get_world_size()
         if self.max_norm is not None:
             norm = torch.nn.utils.get_total_norm(sums.values())
+            factor = torch.clamp(self.max_norm / (norm + 1e-6), max=1.0)
             for gradient in sums.values():
-                gradient *= torch.clamp(self.max_norm / (norm + 1e-6), max=1.0)
+                gradient *= factor
         return {name: sums[name] for name in self.pruner.masks if name in sums}

@@ -24,13 +24,12 @@ from prunella.experiments.folder import (
     working,
     write_json,
 )
-from prunella.experiments.study import MODEL, Study
+from prunella.experiments.study import LEVELS, MODEL, Study
 from prunella.hf.checkpoints import latest, put
 
 SCHEMA = 1
 ROUNDING = 1e-6  # metrics are computed in float32
 DATA = "data.json"
-LEVELS = "levels"
 
 
 def run(config: RunConfig, console: Console) -> tuple[Path, dict[str, Any]]:
@@ -59,11 +58,11 @@ def run(config: RunConfig, console: Console) -> tuple[Path, dict[str, Any]]:
         with working(config, output) as folder:
             _check_data(study, folder)
             result = _carry_out(study, folder, output)
-    except (Diverged, Unsaved, OSError, SafetensorError, KeyboardInterrupt) as error:
-        if isinstance(error, OSError | SafetensorError):
-            unsaved = Unsaved(f"the run in {partial(output)} broke off: {error}")
-            _note(unsaved, partial(output))
-            raise unsaved from error
+    except (OSError, SafetensorError) as error:
+        unsaved = Unsaved(f"the run in {partial(output)} broke off: {error}")
+        _note(unsaved, partial(output))
+        raise unsaved from error
+    except (Diverged, Unsaved, KeyboardInterrupt) as error:
         _note(error, partial(output))
         raise
     return output, result
@@ -96,19 +95,23 @@ def _carry_out(study: Study, folder: Path, output: Path) -> dict[str, Any]:
     aside.mkdir()
     result: dict[str, Any] = {"schema": SCHEMA, "config": config.settings()}
     predictions: list[dict[str, Any]] = []
+    baseline: dict[str, Any] | None = None
+    dense: list[dict[str, Any]] = []
+    if config.runs_baseline:
+        baseline, dense = study.measure("dense", folder / "dense", folder / "dense" / MODEL)
     delivered: Path | None = folder / config.criterion / MODEL
     if config.max_drop is not None:
-        result["max_drop"], delivered = _decide(study, folder, aside)
+        assert baseline is not None
+        reference = baseline["metrics"]["holdout"][study.headline]
+        result["max_drop"], delivered = _decide(study, reference, folder, aside)
     if delivered is not None:
         _copy(delivered, aside)
         figures, predictions = study.measure(config.criterion, folder / config.criterion, aside)
         result |= figures
         if config.max_drop is not None:
             result["kept_step"] = study.step_of(result["max_drop"]["delivered"])
-    if config.runs_baseline:
-        training = folder / "dense"
-        result["baseline"], dense = study.measure("dense", training, training / MODEL)
-        predictions = [*predictions, *dense]
+    if baseline is not None:
+        result["baseline"] = baseline
     teacher = None if config.teacher is None else _about_teacher(config.teacher, study.data)
     if teacher is not None and not teacher["same_holdout"]:
         seen = "held out other rows" if teacher["same_holdout"] is False else "does not say"
@@ -122,27 +125,32 @@ def _carry_out(study: Study, folder: Path, output: Path) -> dict[str, Any]:
         "environment": environment(),
     }
     with (aside / "predictions.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(f"{json.dumps(row)}\n" for row in predictions)
+        file.writelines(f"{json.dumps(row)}\n" for row in (*predictions, *dense))
     shutil.copy(folder / YAML, aside)
     write_json(aside / RESULT, result)
     put(aside, output)
     return result
 
 
-def _decide(study: Study, folder: Path, aside: Path) -> tuple[dict[str, Any], Path | None]:
-    """The curve of a ladder, judged on the holdout, and the sparsest model inside the limit."""
+def _decide(
+    study: Study, dense: float, folder: Path, aside: Path
+) -> tuple[dict[str, Any], Path | None]:
+    """The curve of a ladder on the holdout, and the sparsest model that is inside the limit.
+
+    Args:
+        dense: the headline metric of the dense twin there.
+    """
     config = study.config
     assert config.max_drop is not None
     ladder = folder / config.criterion
     models = {level: ladder / LEVELS / f"{level:g}" for level in config.ladder[:-1]}
     models[config.ladder[-1]] = ladder / MODEL
-    dense = study.on_holdout(folder / "dense" / MODEL, folder)
     curve, delivered = [], None
     for level, model in models.items():
         kept = aside / LEVELS / f"{level:g}"
         kept.mkdir(parents=True)
         _copy(model, kept)
-        value = study.on_holdout(kept, folder)
+        value, counts = study.judge(kept, folder)
         inside = dense - value <= config.max_drop + ROUNDING
         delivered = level if inside else delivered
         curve.append(
@@ -153,7 +161,7 @@ def _decide(study: Study, folder: Path, aside: Path) -> tuple[dict[str, Any], Pa
                 "drop": dense - value,
                 "inside": inside,
             }
-            | study.count(kept)
+            | counts
         )
     about = {
         "limit": config.max_drop,

@@ -19,6 +19,7 @@ from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     EvalPrediction,
+    PreTrainedModel,
     PrinterCallback,
     TrainerCallback,
     TrainerState,
@@ -43,6 +44,7 @@ from prunella.schedules import Ladder
 from prunella.tasks import Task
 
 MODEL = "model"  # in a folder of a training that has ended
+LEVELS = "levels"
 TRAINING = "training.json"
 WEIGHTS = "model.safetensors"
 
@@ -165,7 +167,7 @@ class Study:
             callbacks.insert(0, PruningCallback(**build.pruning(config)))
             schedule = build.schedule(config).resolve(self.steps)
             if isinstance(schedule, Ladder):
-                callbacks.append(Levels(schedule.rests(), folder / "levels", tokenizer))
+                callbacks.append(Levels(schedule.rests(), folder / LEVELS, tokenizer))
         # The twin has the whole budget, for its checks count from the start.
         if config.patience is not None and criterion == config.criterion:
             callbacks.append(EarlyStoppingCallback(config.patience))
@@ -205,10 +207,10 @@ class Study:
         return final
 
     def _metrics(self, predicted: EvalPrediction) -> dict[str, float]:
-        logits = predicted.predictions
-        logits = logits[0] if isinstance(logits, tuple) else logits
-        if not np.isfinite(logits).all():
-            raise Diverged("a check found NaN in the outputs; a lower learning rate may help")
+        logits = _finite(
+            predicted.predictions,
+            "a check found NaN in the outputs; a lower learning rate may help",
+        )
         return self.task.evaluate(logits, np.asarray(predicted.label_ids))
 
     # --- measuring ---------------------------------------------------------------------------
@@ -226,13 +228,14 @@ class Study:
         # Train is judged on as many of its rows as the holdout has: enough to see over-fitting.
         sample = self.train.select(range(min(len(self.train), len(self.holdout))))
         splits = {"train": sample, "holdout": self.holdout, **self.dev}
-        logits = self._predict(saved, splits, training)
+        model = AutoModelForSequenceClassification.from_pretrained(saved)
+        logits = self._predict(model, saved, splits, training)
         figures = {
             "metrics": {
                 name: self.task.evaluate(logits[name], np.asarray(rows["labels"]))
                 for name, rows in splits.items()
             },
-            **self.count(saved),
+            **self._count(model, saved),
             "sparsity_is": "asked" if self.config.target else "outcome",
             "steps": known["steps"],
             "kept_step": known["kept_step"],
@@ -246,9 +249,14 @@ class Study:
             )
         ]
 
-    def count(self, saved: Path) -> dict[str, Any]:
-        """Sparsity, parameters and bytes of a saved model."""
+    def judge(self, saved: Path, folder: Path) -> tuple[float, dict[str, Any]]:
+        """The headline metric of a saved model on the holdout; sparsity, parameters and bytes."""
         model = AutoModelForSequenceClassification.from_pretrained(saved)
+        logits = self._predict(model, saved, {"holdout": self.holdout}, folder)["holdout"]
+        metrics = self.task.evaluate(logits, np.asarray(self.holdout["labels"]))
+        return metrics[self.headline], self._count(model, saved)
+
+    def _count(self, model: PreTrainedModel, saved: Path) -> dict[str, Any]:
         prunable, _ = find_prunable(model, include_biases=self.config.include_biases)
         counts = Scopes.of(model, prunable).count(dict(model.named_parameters()))
         return {
@@ -257,13 +265,8 @@ class Study:
             "size_bytes": (saved / WEIGHTS).stat().st_size,
         }
 
-    def on_holdout(self, saved: Path, folder: Path) -> float:
-        """The headline metric of a saved model on the holdout."""
-        logits = self._predict(saved, {"holdout": self.holdout}, folder)["holdout"]
-        return self.task.evaluate(logits, np.asarray(self.holdout["labels"]))[self.headline]
-
     def _predict(
-        self, saved: Path, splits: dict[str, Dataset], folder: Path
+        self, model: PreTrainedModel, saved: Path, splits: dict[str, Dataset], folder: Path
     ) -> dict[str, np.ndarray]:
         """Logits of a saved model in the rows' order, computed in batches of like length."""
         arguments = _arguments(self.config, folder, self.steps)
@@ -271,7 +274,7 @@ class Study:
         arguments.train_sampling_strategy = "sequential"
         tokenizer = AutoTokenizer.from_pretrained(saved)
         trainer = Trainer(
-            AutoModelForSequenceClassification.from_pretrained(saved),
+            model,
             arguments,
             data_collator=DataCollatorWithPadding(tokenizer),
             processing_class=tokenizer,
@@ -281,13 +284,21 @@ class Study:
         with self.console.status("evaluating"):
             for name, rows in splits.items():
                 order = np.argsort(rows["length"], kind="stable")
-                logits = trainer.predict(rows.select(order)).predictions
-                logits = logits[0] if isinstance(logits, tuple) else logits
-                if not np.isfinite(logits).all():
-                    raise Diverged(f"the outputs of the trained model {saved} hold NaN")
+                logits = _finite(
+                    trainer.predict(rows.select(order)).predictions,
+                    f"the outputs of the trained model {saved} hold NaN",
+                )
                 found[name] = np.empty_like(logits)
                 found[name][order] = logits
         return found
+
+
+def _finite(predictions: Any, message: str) -> np.ndarray:
+    """The logits among a model's outputs; Diverged with the message where some are not finite."""
+    logits: np.ndarray = predictions[0] if isinstance(predictions, tuple) else predictions
+    if not np.isfinite(logits).all():
+        raise Diverged(message)
+    return logits
 
 
 def _has_ended(checkpoint: Path) -> bool:

@@ -143,13 +143,17 @@ class Trainer(transformers.Trainer):
 
         1 where the Trainer divides by their number instead.
         """
-        counts = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
-        if items is None or not counts or "labels" not in inputs:
+        if items is None or not self._is_of_step(items) or "labels" not in inputs:
             return 1.0
         labels = inputs["labels"][..., 1:] if self._loss_shifts_labels else inputs["labels"]
         share = float((labels != IGNORED).sum() / max(int(items), 1))
         # Gradients are averaged over processes, but these are parts of one sum.
         return share * (self.args.world_size if self.args.average_tokens_across_devices else 1)
+
+    def _is_of_step(self, items: Tensor | int | None) -> bool:
+        """Whether the Trainer takes a loss for its part of the step's, and will not divide it."""
+        heeded = self.model_accepts_loss_kwargs and items is not None
+        return heeded or self.compute_loss_func is not None
 
     def _problem(self) -> str | None:
         return getattr(getattr(self.model, "config", None), "problem_type", None)
@@ -162,7 +166,7 @@ class Trainer(transformers.Trainer):
             return
         if self._task_gradients is None or self._task_gradients.pruner is not pruner:
             self._task_gradients = TaskGradients(pruner, self.args.max_grad_norm or None)
-        if items is None or not self.model_accepts_loss_kwargs:
+        if not self._is_of_step(items):
             task = task / self.current_gradient_accumulation_steps
         scaler = getattr(self.accelerator, "scaler", None)
         self._task_gradients(task, 1.0 if scaler is None else scaler.get_scale())

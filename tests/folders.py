@@ -1,0 +1,44 @@
+"""What a run of the command leaves, read without the library; and what it says when it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def weights_of(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+def matrices_of(folder: Path) -> dict[str, np.ndarray]:
+    """What the command may prune: the matrices inside the repeated layers."""
+    weights = weights_of(folder).items()
+    return {n: w for n, w in weights if w.ndim == 2 and (".layer." in n or ".h." in n)}
+
+
+def zeros_of(folder: Path) -> int:
+    return sum(int((w == 0).sum()) for w in matrices_of(folder).values())
+
+
+def predictions_of(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    ours, theirs = weights_of(one), weights_of(other)
+    return ours.keys() == theirs.keys() and all(np.array_equal(ours[n], theirs[n]) for n in ours)
+
+
+def assert_refused(capfd: pytest.CaptureFixture[str], words: list[str]) -> None:
+    """One line on the error stream, with these words in it."""
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("prunella: ")
+    assert [word for word in words if word not in line] == []
