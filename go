@@ -36,7 +36,7 @@ make_venv() {
 
 install() {
   local stamp=.venv/installed wanted
-  wanted=$(cat constraints.txt pyproject.toml | cksum)-$1
+  wanted=$(cat constraints.txt pyproject.toml CMakeLists.txt src/prunella/runtime/native/* | cksum)-$1
   [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
   echo "go: installing prunella[$1] into .venv" >&2
   .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[$1]"

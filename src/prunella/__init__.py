@@ -5,6 +5,7 @@ A pruner is criterion × schedule × allocation, riding on a ``torch.optim`` opt
     pruner = Pruner(model, optimizer, PINS(), Cubic(0.9, begin=200, end=2400))
     ...                               # your own loop, unchanged: backward(), optimizer.step()
     print(pruner.summary())
+    prunella.save(model, "out")       # small on disk; prunella.load("out") runs it fast
 
 This module needs torch alone; ``prunella.hf`` knows Transformers.
 """
@@ -34,6 +35,7 @@ from prunella.regularizers import (
     Smoothing,
     VirtualTeacher,
 )
+from prunella.runtime import export, load, save
 from prunella.schedules import Constant, Cubic, Ladder, Linear, OneShot, Schedule
 from prunella.task_gradients import TaskGradients
 
@@ -74,4 +76,7 @@ __all__ = [
     "UsageError",
     "View",
     "VirtualTeacher",
+    "export",
+    "load",
+    "save",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
@@ -17,11 +18,14 @@ from prunella.experiments import build
 from prunella.experiments.config import LISTS, RunConfig, flags
 from prunella.prunable import SCOPES
 
-USAGE = """usage: prunella prune [flags]
+USAGE = """usage: prunella COMMAND [flags]
 
-  prune   prune a pretrained model while it is fine-tuned; without flags, a demonstration
+  prune    prune a pretrained model while it is fine-tuned; without flags, a demonstration
+  info     what a checkpoint holds: sparsity of every matrix, and of three scopes
+  bench    how fast a checkpoint runs sparse, beside dense
+  export   write a checkpoint in another form: sparse, dense, or ONNX
 
-prunella prune --help lists the flags."""
+prunella COMMAND --help lists its flags."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,11 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    if arguments[0] != "prune":
-        print(f"prunella: unknown command {arguments[0]!r}\n\n{USAGE}", file=sys.stderr)
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"prunella: unknown command {name!r}\n\n{USAGE}", file=sys.stderr)
         return 2
     try:
-        prune(_config(arguments[1:]))
+        COMMANDS[name](rest)
     except UsageError as error:
         return _failed(2, error)
     except (Diverged, Unsaved) as error:
@@ -70,19 +75,17 @@ def _config(arguments: Sequence[str]) -> RunConfig:
     )
 
 
-def prune(config: RunConfig) -> None:
+def prune(arguments: Sequence[str]) -> None:
     """Carry out one run and print what came of it."""
+    config = _config(arguments)
     # First this, then the imports: a mistyped flag should not wait for Transformers.
     config.check()
     if config.criterion != "dense":
         build.pruning(config)
-    from transformers.utils import logging
-
+    _quiet()
     from prunella.experiments.run import run
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     folder, result = run(config, console)
     console.print(_table(result))
     if "max_drop" in result:
@@ -94,6 +97,118 @@ def prune(config: RunConfig) -> None:
             "The same on your own data:\n  prunella prune --model HUB_NAME_OR_FOLDER --task "
             "glue/sst2 --data FOLDER --sparsity 0.9 --baseline --output FOLDER"
         )
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a checkpoint folder holds: sparsity of every matrix, and of three scopes.
+
+    Args:
+        folder: a Transformers checkpoint, of any tool, dense or sparse.
+        json: write it to this file too.
+    """
+
+    folder: tyro.conf.Positional[Path]
+    json: Path | None = None
+
+
+def info(arguments: Sequence[str]) -> None:
+    """Print what a checkpoint holds."""
+    asked = _parse(Info, "info", arguments)
+    _quiet()
+    from prunella.runtime import bench, inspection
+
+    found = inspection.inspect(asked.folder)
+    _console().print(inspection.table(found))
+    if asked.json is not None:
+        bench.write(found.as_dict(), asked.json)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """How fast a checkpoint runs sparse, beside dense, and whether both say the same.
+
+    Args:
+        model: a checkpoint folder.
+        batch: sequences at a time.
+        length: tokens of each.
+        decode: measure steps that add a token each, so many, to a text of that length.
+        threads: of both; 0 leaves it to torch.
+        seconds: how long to measure, at most.
+        json: write the figures to this file too.
+    """
+
+    model: Path
+    batch: int = 1
+    length: int = 128
+    decode: int = 0
+    threads: int = 0
+    seconds: float = 20.0
+    json: Path | None = None
+
+
+def bench(arguments: Sequence[str]) -> None:
+    """Measure a checkpoint and print the figures."""
+    asked = asdict(_parse(Bench, "bench", arguments))
+    _quiet()
+    from prunella.runtime import bench
+
+    file = asked.pop("json")
+    result = bench.bench(**asked)
+    _console().print(bench.table(result))
+    if file is not None:
+        bench.write(result, file)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a checkpoint in another form, its tokenizer along.
+
+    Args:
+        source: a checkpoint folder, dense or sparse.
+        target: the folder to write.
+        format: sparse (small, for prunella.load), dense (Transformers' own) or onnx.
+    """
+
+    source: tyro.conf.Positional[Path]
+    target: tyro.conf.Positional[Path]
+    format: Literal["sparse", "dense", "onnx"] = "sparse"
+
+
+def export(arguments: Sequence[str]) -> None:
+    """Export a checkpoint and print what it takes."""
+    asked = _parse(Export, "export", arguments)
+    _quiet()
+    from prunella.runtime import checkpoint
+
+    checkpoint.export(asked.source, asked.target, asked.format)
+    before, after = checkpoint.size(asked.source), checkpoint.size(asked.target)
+    _console().print(f"{asked.target}: {after / 1e6:.1f} MB of weights, from {before / 1e6:.1f} MB")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "prune": prune,
+    "info": info,
+    "bench": bench,
+    "export": export,
+}
+
+
+def _parse(kind: type[Any], name: str, arguments: Sequence[str]) -> Any:
+    return tyro.cli(kind, args=arguments, prog=f"prunella {name}", config=(tyro.conf.DisallowNone,))
+
+
+def _console() -> Console:
+    width = None if sys.stdout.isatty() else 140  # a file or a pipe has none of its own
+    return Console(highlight=False, soft_wrap=True, width=width)
+
+
+def _quiet() -> None:
+    """Have Transformers say nothing that is not an error."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _table(result: dict[str, Any]) -> Table:

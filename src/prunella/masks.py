@@ -86,7 +86,7 @@ class Masks:
         """Set pruned weights to zero."""
         if self.chosen:
             for name, mask in self.values.items():
-                self._weight(name).mul_(mask)
+                _hide(self._weight(name), mask)
 
     def settle(self) -> None:
         """Make what evaluation sees the weights themselves."""
@@ -100,9 +100,9 @@ class Masks:
         if self._covers.get(name) != cover:
             self._lift(name)
             self._covers[name], self._aside[name] = cover, weight.clone()
-            weight.mul_(self._cover(name))
+            _hide(weight, self._cover(name))
         elif cover == "mask" and weight._version != self._versions[name]:  # as by loading
-            weight.mul_(self.values[name])
+            _hide(weight, self.values[name])
         self._versions[name] = weight._version
 
     def _cover(self, name: str) -> Tensor:
@@ -210,3 +210,8 @@ def check_copies(rest: Rest) -> None:
             f"DataParallel copies the weights before hooks can cover {rest} ones; use "
             "DistributedDataParallel (start with torchrun or accelerate launch), or one device"
         )
+
+
+def _hide(weight: Tensor, cover: Tensor) -> None:
+    # A product with 0 may be -0.0, whose bits are not zero: adding 0 mends that.
+    weight.mul_(cover).add_(0.0)

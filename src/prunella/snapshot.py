@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunella.bitmask import pack, unpack
 from prunella.errors import UsageError
 from prunella.prunable import is_conv1d, unwrap
 from prunella.sharding import is_sharded
@@ -115,19 +116,12 @@ class _Packed:
         kept = weight != 0
         self.shape = weight.shape
         self.values = weight[kept]
-        bits = nn.functional.pad(kept.flatten(), (0, -kept.numel() % 8)).view(-1, 8)
-        self.bits = (bits * self._places(weight.device)).sum(1, dtype=torch.uint8)
+        self.bits = pack(kept)
         self._hide()
 
     def unpacked(self) -> Tensor:
-        places = self._places(self.bits.device)
-        kept = (self.bits[:, None] & places).bool().flatten()[: self.shape.numel()]
-        weight = self.values.new_zeros(self.shape)
-        return weight.masked_scatter_(kept.view(self.shape), self.values)
-
-    @staticmethod
-    def _places(device: torch.device) -> Tensor:
-        return 2 ** torch.arange(8, dtype=torch.uint8, device=device)
+        kept = unpack(self.bits, self.shape.numel()).view(self.shape)
+        return self.values.new_zeros(self.shape).masked_scatter_(kept, self.values)
 
     def _show(self, weight: Tensor) -> None:
         self.module.weight.data = weight

@@ -1,0 +1,7 @@
+"""Sparse models: small on disk, fast on an ordinary CPU, whoever pruned them."""
+
+from prunella.runtime.checkpoint import export, load, save
+from prunella.runtime.engine import variant, variants
+from prunella.runtime.linear import SparseLinear, sparsify
+
+__all__ = ["SparseLinear", "export", "load", "save", "sparsify", "variant", "variants"]

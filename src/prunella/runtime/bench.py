@@ -1,0 +1,213 @@
+"""How fast a checkpoint runs, its engine beside torch, and whether both say the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from prunella.errors import Unsaved, UsageError
+from prunella.runtime import engine
+from prunella.runtime.checkpoint import load, size
+from prunella.runtime.linear import SparseLinear, footprint
+
+ROUNDS = 50  # measurements of each model, at most
+SECONDS = 20.0  # for all of them
+
+
+def bench(
+    model: str | Path,
+    *,
+    batch: int = 1,
+    length: int = 128,
+    decode: int = 0,
+    threads: int = 0,
+    seconds: float = SECONDS,
+) -> dict[str, Any]:
+    """Measure a checkpoint, loaded sparse and dense; the two take turns, call by call.
+
+    Dense is torch at its best: Transformers' default attention (SDPA), inference mode, warmed up.
+
+    Args:
+        model: a checkpoint folder.
+        batch: sequences at a time.
+        length: tokens of each, all different and none of them padding.
+        decode: instead of one pass over the sequences, this many steps that each add one token to
+            them, with a cache of keys and values; latency is then that of a step.
+        threads: of torch and the engine; 0 leaves torch's number.
+        seconds: how long to measure.
+
+    Returns:
+        what ``prunella bench --json`` writes: ``latency_ms`` (medians), ``spread_ms`` (quartiles),
+        ``tokens_per_second``, ``load_seconds``, ``memory_bytes``, each with ``dense`` and
+        ``sparse``; ``speedup``, ``max_abs_diff`` of the first output, and what was measured.
+
+    Raises:
+        UsageError: see ``load``; a number that makes no sense, or does not fit the model.
+    """
+    for name, value, least in (
+        ("batch", batch, 1),
+        ("length", length, 1),
+        ("decode", decode, 0),
+        ("threads", threads, 0),
+        ("seconds", seconds, 0),
+    ):
+        if value < least:
+            raise UsageError(f"{name} is {value}; it must be at least {least}")
+    with _threads(threads):
+        models, loading = {}, {}
+        for kind in ("dense", "sparse"):
+            started = time.perf_counter()
+            models[kind] = load(model, kind)
+            loading[kind] = time.perf_counter() - started
+        inputs = _inputs(models["dense"], batch, length, decode)
+        with torch.inference_mode():
+            steps = {kind: _step(models[kind], inputs, decode) for kind in models}
+            first = {kind: step() for kind, step in steps.items()}
+            times = alternate(steps, ROUNDS, seconds)
+        per = max(decode, 1)
+        latency = {kind: 1000 * median(spent) / per for kind, spent in times.items()}
+        return {
+            "model": str(model),
+            "architecture": type(models["dense"]).__name__,
+            "batch": batch,
+            "length": length,
+            "decode": decode,
+            "threads": torch.get_num_threads(),
+            "engine": engine.variant(),
+            "sparse_matrices": sum(isinstance(m, SparseLinear) for m in models["sparse"].modules()),
+            "latency_ms": latency,
+            "spread_ms": {kind: _quartiles(spent, per) for kind, spent in times.items()},
+            "rounds": len(times["dense"]),
+            "tokens_per_second": {
+                kind: batch * (1 if decode else length) * 1000 / ms for kind, ms in latency.items()
+            },
+            "speedup": latency["dense"] / latency["sparse"],
+            "max_abs_diff": float((first["dense"] - first["sparse"]).abs().max()),
+            "load_seconds": loading,
+            "memory_bytes": {kind: footprint(m) for kind, m in models.items()},
+            "file_bytes": size(model),
+            "torch": torch.__version__,
+            "machine": platform.processor() or platform.machine(),
+        }
+
+
+def alternate(
+    calls: Mapping[str, Callable[[], object]], rounds: int, seconds: float
+) -> dict[str, list[float]]:
+    """Seconds of each call, taking turns for so many rounds or so long, after two to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    for done in range(-2, rounds):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if done >= 0:
+                times[name].append(time.perf_counter() - started)
+        if done >= 2 and time.perf_counter() > end:
+            break
+    return times
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """What was measured, for people."""
+    out = Table(box=None, header_style="bold", pad_edge=False)
+    out.add_column(f"{result['architecture']}, {result['batch']} × {result['length']} tokens")
+    for name in ("dense", "sparse"):
+        out.add_column(name, justify="right")
+
+    def row(name: str, key: str, form: str, scale: float = 1.0) -> None:
+        out.add_row(
+            name, *(format(result[key][kind] * scale, form) for kind in ("dense", "sparse"))
+        )
+
+    row("latency of a step, ms" if result["decode"] else "latency, ms", "latency_ms", ".2f")
+    spread = (result["spread_ms"][kind] for kind in ("dense", "sparse"))
+    out.add_row("half of them within", *(f"{low:.2f}-{high:.2f}" for low, high in spread))
+    row("tokens a second", "tokens_per_second", ",.0f")
+    row("in memory, MB", "memory_bytes", ",.1f", 1e-6)
+    row("loading, s", "load_seconds", ".2f")
+    out.add_row("speed-up", "", f"{result['speedup']:.2f}×")
+    out.add_row("largest difference", "", f"{result['max_abs_diff']:.1e}")
+    out.add_row("threads, engine", str(result["threads"]), result["engine"] or "none: dense")
+    out.add_row("matrices it holds", "", str(result["sparse_matrices"]))
+    return out
+
+
+def write(result: Mapping[str, Any], path: Path) -> None:
+    """Write a result as JSON, whole or not at all."""
+    new = path.with_name(f".{path.name}.unfinished")
+    try:
+        new.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        os.replace(new, path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise Unsaved(f"{path} cannot be written: {error}") from error
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _inputs(model: Any, batch: int, length: int, decode: int) -> dict[str, Tensor]:
+    config = model.config
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and length + decode > longest:
+        raise UsageError(
+            f"length + decode is {length + decode}, but the model takes {longest} tokens; ask for "
+            "fewer"
+        )
+    if decode and not (model.can_generate() and not config.is_encoder_decoder):
+        raise UsageError(
+            f"{type(model).__name__} does not write text token by token; leave decode at 0"
+        )
+    low = 1 if config.pad_token_id == 0 else 0
+    noise = torch.Generator().manual_seed(0)
+    ids = torch.randint(low, config.vocab_size, (batch, length), generator=noise)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids
+    return inputs
+
+
+def _step(model: Any, inputs: Mapping[str, Tensor], decode: int) -> Callable[[], Tensor]:
+    """One measurement: a pass, or some steps from a cache that is there already."""
+    if not decode:
+        return lambda: _first(model(**inputs))
+    prompt = model(**inputs, use_cache=True)
+    token = inputs["input_ids"][:, -1:]
+
+    def steps() -> Tensor:
+        cache = prompt.past_key_values
+        for _ in range(decode):
+            out = model(input_ids=token, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+        cache.crop(-decode)
+        return _first(out)
+
+    return steps
+
+
+def _first(output: Any) -> Tensor:
+    return next(value for value in output.to_tuple() if isinstance(value, Tensor))
+
+
+def _quartiles(spent: list[float], per: int) -> list[float]:
+    low, _, high = quantiles(spent, n=4)
+    return [1000 * low / per, 1000 * high / per]

@@ -1,0 +1,133 @@
+"""The engine: which variant of its kernels runs, and products with matrices it holds.
+
+``PRUNELLA_ENGINE`` chooses a variant by name (``avx512``, ``avx2``, ``neon``, ``portable``), or
+``off``. Installed without a C++ compiler, the package has no engine; then everything is dense.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunella.bitmask import Coded, decode, encode
+from prunella.errors import UsageError
+
+VARIABLE = "PRUNELLA_ENGINE"
+
+_native: Any
+try:
+    from prunella.runtime import _native
+except ImportError:
+    _native = None
+
+
+@cache
+def variant() -> str | None:
+    """Name of the kernels in use; None if everything is computed densely, which is announced.
+
+    Raises:
+        UsageError: ``PRUNELLA_ENGINE`` asks for what this machine cannot run.
+    """
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted == "off":
+        return None
+    if _native is None:
+        if wanted:
+            raise UsageError(
+                f"{VARIABLE}={wanted}, but this installation has no engine; install a C++ "
+                "compiler (GCC 12 or Clang), then prunella again"
+            )
+        warnings.warn(
+            "this installation of prunella has no engine (it was installed without a C++ "
+            "compiler): sparse models are computed densely, by torch",
+            stacklevel=2,
+        )
+        return None
+    if wanted and not _native.choose(wanted):
+        raise UsageError(
+            f"{VARIABLE}={wanted}, but this machine runs {', '.join(_native.variants())}; name one "
+            "of them, or 'off'"
+        )
+    return _native.variant()
+
+
+def variants() -> tuple[str, ...]:
+    """Names of the variants this machine can run, the fastest first; none without an engine."""
+    return () if _native is None else tuple(_native.variants())
+
+
+class Matrix:
+    """The non-zero weights of a matrix, as the engine walks them. It never changes.
+
+    Five bytes a non-zero weight: its float32 value, and its column within a block of at most 256.
+    """
+
+    def __init__(self, coded: Coded, transposed: bool = False):
+        """
+        Args:
+            coded: the matrix [out, in] (bfloat16, float16 and float64 become float32).
+            transposed: ``coded`` is [in, out], as in GPT-2's Conv1D.
+        """
+        if not bool(coded.values.all()):  # -0.0 is a value in a file, and nothing in a product
+            coded = encode(decode(coded) + 0.0)
+        rows, cols = reversed(coded.shape) if transposed else coded.shape
+        bits, values = coded.bits.contiguous(), coded.values.float().contiguous()
+        self._native = _native.Matrix(
+            rows, cols, bits.data_ptr(), values.data_ptr(), values.numel(), transposed
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[out, in]."""
+        return self._native.rows, self._native.cols
+
+    @property
+    def nonzero(self) -> int:
+        return self._native.nonzero
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes in memory."""
+        return self._native.bytes
+
+    def dense(self) -> Tensor:
+        """All weights [out, in], float32."""
+        dense = torch.empty(self.shape)
+        self._native.dense(dense.data_ptr())
+        return dense
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x Wᵀ + bias, for x [..., in]. Zeros are skipped, even where x is not finite.
+
+        Raises:
+            UsageError: x is not a float32 tensor [..., in] of the CPU.
+        """
+        rows, cols = self.shape
+        if x.dtype != torch.float32 or x.device.type != "cpu" or x.ndim < 1 or x.shape[-1] != cols:
+            raise UsageError(
+                f"a sparse matrix takes float32 on the CPU, [..., {cols}]; this is {x.dtype} on "
+                f"{x.device}, {list(x.shape)}; convert it, or load the model with engine='dense'"
+            )
+        x = x.contiguous()
+        out = x.new_empty((*x.shape[:-1], rows))
+        tokens = out.numel() // rows
+        if tokens:
+            self._native.linear(
+                x.data_ptr(),
+                out.data_ptr(),
+                tokens,
+                0 if bias is None else bias.data_ptr(),
+                torch.get_num_threads(),
+            )
+        return out
+
+    def __deepcopy__(self, memo: object) -> Matrix:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Matrix, (encode(self.dense()),)
