@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 
@@ -14,7 +15,24 @@ def result_of(folder: Path) -> dict[str, Any]:
 
 
 def weights_of(folder: Path) -> dict[str, np.ndarray]:
-    return load_file(folder / "model.safetensors")
+    if (folder / "model.safetensors").is_file():
+        return load_file(folder / "model.safetensors")
+    with safe_open(folder / "sparse.safetensors", "np") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = json.loads(file.metadata()["tensors"])
+    return {
+        name: _decoded(stored[f"{name}.bits"], stored[f"{name}.values"], tensor["shape"])
+        if tensor["coded"]
+        else stored[name]
+        for name, tensor in about.items()
+    }
+
+
+def _decoded(bits: np.ndarray, values: np.ndarray, shape: list[int]) -> np.ndarray:
+    weights = np.zeros(shape, values.dtype)
+    kept = np.unpackbits(bits, bitorder="little")[: weights.size].astype(bool)
+    weights.reshape(-1)[kept] = values
+    return weights
 
 
 def matrices_of(folder: Path) -> dict[str, np.ndarray]:

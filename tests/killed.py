@@ -109,11 +109,11 @@ def differences(one: Path, other: Path) -> list[str]:
     """What two finished runs do not share, of what they left and of their last checkpoints."""
     odd = [
         name
-        for name in ("model.safetensors", "predictions.jsonl", "config.json")
+        for name in ("sparse.safetensors", "predictions.jsonl", "config.json")
         if (one / name).read_bytes() != (other / name).read_bytes()
     ]
     ours, theirs = (json.loads((path / "result.json").read_text()) for path in (one, other))
-    for volatile in ("seconds", "config"):
+    for volatile in ("seconds", "speed", "config"):
         ours.pop(volatile), theirs.pop(volatile)
     odd += ["result.json"] * (ours != theirs)
     last, others = Path(f"{one}.last"), Path(f"{other}.last")

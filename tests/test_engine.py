@@ -15,7 +15,7 @@ from prunella import UsageError
 from prunella.bitmask import encode
 from prunella.runtime import engine
 from prunella.runtime.engine import Matrix
-from prunella.runtime.linear import SparseLinear, footprint, sparsify
+from prunella.runtime.linear import DenseLinear, SparseLinear, footprint, sparsify
 
 SHAPES = [(1, 1), (3, 5), (16, 16), (17, 33), (64, 257), (100, 96), (33, 600), (257, 1030)]
 TOKENS = [1, 2, 15, 16, 17, 33, 48, 64, 65, 130]
@@ -173,6 +173,28 @@ def test_what_is_left_dense():
     tied.weight = model[0].weight
     model.append(tied)
     assert [type(m) for m in sparsify(model)] == [nn.Linear, nn.ReLU, SparseLinear, nn.Linear]
+
+
+@pytest.mark.parametrize("rows, cols", [(1, 1), (7, 63), (40, 64), (300, 200), (33, 1030)])
+def test_one_token_of_a_dense_matrix(variant, rows, cols):
+    weight, x, bias = torch.randn(rows, cols), torch.randn(1, 1, cols), torch.randn(rows)
+    for given in (bias, None):
+        out = engine.dense_linear(x, weight, given)
+        assert out.shape == (1, 1, rows)
+        assert close(out[0], x[0], weight, given)
+
+
+def test_large_layers_that_stay_dense():
+    model = nn.Sequential(nn.Linear(1024, 1024)).eval()
+    x = torch.randn(3, 1, 1024)
+    expected = model(x).detach()
+    assert [type(m) for m in sparsify(model)] == [DenseLinear]
+    assert torch.allclose(model(x[:1]), expected[:1], atol=1e-5)
+    assert torch.equal(model(x), expected)
+    assert torch.allclose(model.bfloat16()(x[:1].bfloat16()).float(), expected[:1], atol=0.05)
+    asks = x[:1].bfloat16().requires_grad_()
+    assert model(asks).requires_grad
+    assert torch.equal(copy.deepcopy(model)(x.bfloat16()), model(x.bfloat16()))
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def _predictions(folder: Path, criterion: str) -> list[dict[str, Any]]:
 
 def test_the_folder_is_whole(pruned: Path) -> None:
     files = {path.name for path in pruned.iterdir()}
-    assert files >= {"model.safetensors", "config.json", "tokenizer.json"}
+    assert files >= {"sparse.safetensors", "config.json", "tokenizer.json"}
     assert files >= {"result.json", "predictions.jsonl", "prunella.yaml"}
     assert not [name for name in files if name.startswith("checkpoint")]
     assert [path.name for path in pruned.parent.iterdir()] == ["pins"]
@@ -91,7 +91,9 @@ def test_the_result_has_what_the_contract_names(pruned: Path) -> None:
     assert result["config"]["criterion"] == "pins" and result["config"]["sparsity"] == 0.7
     assert set(result["metrics"]) == {"train", "holdout", "dev"}
     assert all(0 <= split["accuracy"] <= 1 for split in result["metrics"].values())
-    assert result["size_bytes"] == (pruned / "model.safetensors").stat().st_size
+    assert result["size_bytes"] == (pruned / "sparse.safetensors").stat().st_size
+    speed = result["speed"]
+    assert set(speed["latency_ms"]) == {"dense", "sparse"} and speed["max_abs_diff"] < 1e-4
     assert result["seconds"] > 0
     assert result["steps"] == STEPS
     assert result["dev_used_for_selection"] is False
@@ -134,7 +136,7 @@ def test_the_dense_twin_is_beside_it(pruned: Path, prune: Prune) -> None:
 
 
 def test_the_checkpoint_predicts_what_was_recorded(pruned: Path, sst2: Path) -> None:
-    model = AutoModelForSequenceClassification.from_pretrained(pruned).eval()
+    model = prunella.load(pruned)
     tokenizer = AutoTokenizer.from_pretrained(pruned)
     lines = (sst2 / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
     rows = _predictions(pruned, "pins")
@@ -232,9 +234,7 @@ def test_the_groups_of_gpt2_lie_along_its_inputs(gpt2: Path, prune: Prune) -> No
         groups = weight.reshape(weight.shape[0] // 4, 4, weight.shape[1])
         assert ((groups != 0).sum(axis=1) == 2).all()
     assert result_of(folder)["sparsity"]["prunable"] == 0.5
-    assert (
-        AutoModelForSequenceClassification.from_pretrained(folder).config.pad_token_id is not None
-    )
+    assert prunella.load(folder).config.pad_token_id is not None
 
 
 def test_sparsity_zero_is_the_dense_run(prune: Prune) -> None:
@@ -260,7 +260,7 @@ def test_regression(prune: Prune, stsb: Path, precision: str) -> None:
     folder = prune("--precision", precision, task="glue/stsb", data=stsb)
     assert list(result_of(folder)["metrics"]["dev"]) == ["pearson", "spearman"]
     assert all(len(row["logits"]) == 1 for row in _predictions(folder, "pins"))
-    assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 1
+    assert prunella.load(folder).config.num_labels == 1
 
 
 def test_a_task_without_header(prune: Prune, cola: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_task_without_header(prune: Prune, cola: Path) -> None:
 def test_a_checkpoint_of_another_task_gets_a_new_head(prune: Prune, stsb: Path, sst2: Path) -> None:
     scores = prune(task="glue/stsb", data=stsb, output="scores")
     classes = prune("--model", str(scores), output="classes")
-    config = AutoModelForSequenceClassification.from_pretrained(classes).config
+    config = prunella.load(classes).config
     assert config.num_labels == 2 and config.problem_type == "single_label_classification"
 
 
@@ -689,4 +689,5 @@ def test_other_commands(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["prone"]) == 2
     assert "'prone'" in capfd.readouterr().err
     assert main([]) == 0
-    assert "prunella prune" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert all(command in out for command in ("prune ", "info ", "bench ", "export "))

@@ -202,11 +202,11 @@ def test_resuming_nothing_begins_and_resuming_what_is_done_shows_it(
     assert _run(bert, sst2, tmp_path / "out", "--resume") == 0
     first = capfd.readouterr().out
     assert "resuming magnitude" not in first
-    before = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    before = (tmp_path / "out" / "sparse.safetensors").stat().st_mtime_ns
     assert _run(bert, sst2, tmp_path / "out", "--resume") == 0
     again = capfd.readouterr().out
     assert "finished already" in again and first.splitlines()[-1] in again
-    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
+    assert (tmp_path / "out" / "sparse.safetensors").stat().st_mtime_ns == before
     assert _run(bert, sst2, tmp_path / "out", "--resume", "--seed", "1") == 2
     assert_refused(capfd, ["seed=0, not 1"])
 

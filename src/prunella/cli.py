@@ -233,6 +233,11 @@ def _table(result: dict[str, Any]) -> Table:
             table.add_row(f"{split} {metric}", *cells)
     cells = [f"{run['size_bytes'] / 1e6:.1f}" for run in runs.values()]
     table.add_row("weights on disk, MB", *cells)
+    if speed := result.get("speed"):
+        ms = speed["latency_ms"]
+        cells = [f"{ms['dense' if name == 'dense' else 'sparse']:.2f}" for name in runs]
+        table.add_row(f"ms for {speed['length']} tokens, {speed['threads']} threads", *cells)
+        table.add_row("speed-up", *[""] * (len(runs) - 1), f"{speed['speedup']:.2f}×")
     table.add_row("seconds", *(f"{run['seconds']:.0f}" for run in runs.values()))
     return table
 

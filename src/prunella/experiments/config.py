@@ -211,6 +211,10 @@ class RunConfig:
     baseline: bool | None = None
     """Train the dense twin too, with the same budget; by default only for the demo task."""
 
+    save: Literal["sparse", "dense"] | None = None
+    """Form of the weights: sparse, small and read by prunella.load; dense, Transformers' own.
+    By default sparse, and dense where nothing is pruned."""
+
     output: str | None = None
     """Folder for the checkpoint and result.json; by default a new one under runs/."""
 
@@ -313,6 +317,11 @@ class RunConfig:
         if self.max_drop is not None:
             return True
         return self.task == "demo" if self.baseline is None else self.baseline
+
+    @property
+    def form(self) -> Literal["sparse", "dense"]:
+        """The form in which weights are saved."""
+        return self.save or ("dense" if self.criterion == "dense" else "sparse")
 
     @property
     def ladder(self) -> tuple[float, ...]:

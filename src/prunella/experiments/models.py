@@ -17,6 +17,7 @@ from prunella.errors import UsageError
 from prunella.experiments.config import RunConfig
 from prunella.hf import class_columns
 from prunella.prunable import embedding_names, find_prunable
+from prunella.runtime.checkpoint import from_pretrained
 from prunella.tasks import Task
 
 
@@ -40,7 +41,7 @@ def locate(name: str) -> str:
         if not (path / "config.json").is_file():
             raise UsageError(
                 f"the model folder {name} holds no checkpoint: config.json is missing; give a "
-                "folder that save_pretrained wrote"
+                "folder that prunella.save or save_pretrained wrote"
             )
         return str(path)
     if path.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
@@ -69,7 +70,8 @@ def load(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     )
     try:
         tokenizer = AutoTokenizer.from_pretrained(where)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = from_pretrained(
+            AutoModelForSequenceClassification,
             where,
             dtype="float32",
             ignore_mismatched_sizes=True,
@@ -113,8 +115,8 @@ def load_teacher(
     where = locate(name)
     try:
         theirs = AutoTokenizer.from_pretrained(where)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            where, dtype="float32", output_loading_info=True
+        model, report = from_pretrained(
+            AutoModelForSequenceClassification, where, dtype="float32", output_loading_info=True
         )
     except Exception as error:  # as above
         reason = " ".join(str(error).split())

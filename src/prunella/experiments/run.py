@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from safetensors import SafetensorError
 
+from prunella import runtime
 from prunella.errors import Diverged, Unsaved, UsageError
 from prunella.experiments.config import RunConfig
 from prunella.experiments.environment import environment
@@ -105,11 +106,13 @@ def _carry_out(study: Study, folder: Path, output: Path) -> dict[str, Any]:
         reference = baseline["metrics"]["holdout"][study.headline]
         result["max_drop"], delivered = _decide(study, reference, folder, aside)
     if delivered is not None:
-        _copy(delivered, aside)
+        _deliver(delivered, aside, config.form)
         figures, predictions = study.measure(config.criterion, folder / config.criterion, aside)
         result |= figures
         if config.max_drop is not None:
             result["kept_step"] = study.step_of(result["max_drop"]["delivered"])
+        if config.form == "sparse":
+            result["speed"] = study.speed(aside)
     if baseline is not None:
         result["baseline"] = baseline
     teacher = None if config.teacher is None else _about_teacher(config.teacher, study.data)
@@ -149,7 +152,7 @@ def _decide(
     for level, model in models.items():
         kept = aside / LEVELS / f"{level:g}"
         kept.mkdir(parents=True)
-        _copy(model, kept)
+        _deliver(model, kept, config.form)
         value, counts = study.judge(kept, folder)
         inside = dense - value <= config.max_drop + ROUNDING
         delivered = level if inside else delivered
@@ -188,8 +191,10 @@ def _about_teacher(name: str, data: dict[str, dict[str, Any]]) -> dict[str, Any]
     }
 
 
-def _copy(source: Path, target: Path) -> None:
-    """A folder's files into another, without copying bytes where the file system allows."""
+def _deliver(source: Path, target: Path, form: Literal["sparse", "dense"]) -> None:
+    """A model's files into another folder, without copying bytes where nothing is to change."""
+    if form == "sparse":
+        return runtime.export(source, target, form)
     for path in source.iterdir():
         try:
             os.link(path, target / path.name)

@@ -40,13 +40,14 @@ from prunella.hf import PruningCallback, Trainer
 from prunella.hf.checkpoints import check, latest
 from prunella.prunable import SCOPES, Scopes, find_prunable
 from prunella.regularizers import SelfRegularization
+from prunella.runtime import bench, checkpoint, engine
 from prunella.schedules import Ladder
 from prunella.tasks import Task
 
 MODEL = "model"  # in a folder of a training that has ended
 LEVELS = "levels"
 TRAINING = "training.json"
-WEIGHTS = "model.safetensors"
+SPEED_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ class Study:
         # Train is judged on as many of its rows as the holdout has: enough to see over-fitting.
         sample = self.train.select(range(min(len(self.train), len(self.holdout))))
         splits = {"train": sample, "holdout": self.holdout, **self.dev}
-        model = AutoModelForSequenceClassification.from_pretrained(saved)
+        model = checkpoint.load(saved, "dense")
         logits = self._predict(model, saved, splits, training)
         figures = {
             "metrics": {
@@ -251,10 +252,21 @@ class Study:
 
     def judge(self, saved: Path, folder: Path) -> tuple[float, dict[str, Any]]:
         """The headline metric of a saved model on the holdout; sparsity, parameters and bytes."""
-        model = AutoModelForSequenceClassification.from_pretrained(saved)
+        model = checkpoint.load(saved, "dense")
         logits = self._predict(model, saved, {"holdout": self.holdout}, folder)["holdout"]
         metrics = self.task.evaluate(logits, np.asarray(self.holdout["labels"]))
         return metrics[self.headline], self._count(model, saved)
+
+    def speed(self, saved: Path) -> dict[str, Any] | None:
+        """How fast a saved model runs sparse, beside dense, on a text as long as dev's longest.
+
+        None without an engine.
+        """
+        if engine.variant() is None:
+            return None
+        longest = max(max(rows["length"]) for rows in self.dev.values())
+        measured = bench.bench(saved, length=longest, seconds=SPEED_SECONDS)
+        return {name: value for name, value in measured.items() if name != "model"}
 
     def _count(self, model: PreTrainedModel, saved: Path) -> dict[str, Any]:
         prunable, _ = find_prunable(model, include_biases=self.config.include_biases)
@@ -262,7 +274,7 @@ class Study:
         return {
             "sparsity": {scope: counts[scope].sparsity for scope in SCOPES},
             "parameters": {scope: asdict(counts[scope]) for scope in SCOPES},
-            "size_bytes": (saved / WEIGHTS).stat().st_size,
+            "size_bytes": checkpoint.size(saved),
         }
 
     def _predict(

@@ -23,6 +23,7 @@ from prunella.runtime.linear import SparseLinear, footprint
 
 ROUNDS = 50  # measurements of each model, at most
 SECONDS = 20.0  # for all of them
+TURN, TURN_SECONDS = 10, 1.0  # measurements in a row
 
 
 def bench(
@@ -105,17 +106,29 @@ def bench(
 def alternate(
     calls: Mapping[str, Callable[[], object]], rounds: int, seconds: float
 ) -> dict[str, list[float]]:
-    """Seconds of each call, taking turns for so many rounds or so long, after two to warm up."""
+    """Seconds of calls that take turns, until each was measured so often or time is over.
+
+    In a turn a call is repeated for a while; the first time is not counted, when caches, and
+    threads that other libraries left spinning, are not as they are in steady use.
+
+    Args:
+        calls: what to measure, by name.
+        rounds: measurements of each, about.
+        seconds: how long all may take; every call gets two turns whatever this says.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + seconds
-    for done in range(-2, rounds):
+    end, turns = time.perf_counter() + seconds, 0
+    while turns < 2 or (time.perf_counter() < end and len(next(iter(times.values()))) < rounds):
+        turns += 1
         for name, call in calls.items():
-            started = time.perf_counter()
             call()
-            if done >= 0:
-                times[name].append(time.perf_counter() - started)
-        if done >= 2 and time.perf_counter() > end:
-            break
+            start = now = time.perf_counter()
+            for _ in range(TURN):
+                call()
+                before, now = now, time.perf_counter()
+                times[name].append(now - before)
+                if now - start > TURN_SECONDS:
+                    break
     return times
 
 

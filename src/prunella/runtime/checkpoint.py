@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from prunella.bitmask import Coded, decode
 from prunella.errors import Unsaved, UsageError
-from prunella.runtime import engine, files
+from prunella.runtime import files
 from prunella.runtime.encoder import fuse
+from prunella.runtime.engine import variant
 from prunella.runtime.linear import WORTH, linears, replace, sparsify
 
 Engine = Literal["sparse", "dense"]
@@ -24,7 +27,10 @@ Format = Literal["sparse", "dense", "onnx"]
 
 DENSE = "model.safetensors"
 ONNX = "model.onnx"
-WEIGHTS = (files.FILE, DENSE, "model.safetensors.index.json", ONNX)
+# Options of from_pretrained that are of the loading, and not of the config.
+_LOADING = ("dtype", "ignore_mismatched_sizes", "output_loading_info")
+INDEX = "model.safetensors.index.json"  # in which of several files each tensor is
+WEIGHTS = (files.FILE, DENSE, INDEX, ONNX)
 # What a checkpoint folder holds besides weights and config.json: the tokenizer's files.
 COMPANIONS = (
     "*tokenizer*",
@@ -58,8 +64,10 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> None
     with _aside(Path(folder)) as aside:
         _save_dense(model, aside, tokenizer)
         with safe_open(aside / DENSE, "pt") as file:
-            files.write({name: file.get_tensor(name) for name in file.keys()}, aside / files.FILE)  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            files.write(tensors, aside / files.FILE)
         (aside / DENSE).unlink()
+    _warn_of_negative_zeros(tensors)
 
 
 def load(folder: str | Path, engine: Engine = "sparse") -> Any:
@@ -80,23 +88,47 @@ def load(folder: str | Path, engine: Engine = "sparse") -> Any:
     if engine not in get_args(Engine):
         raise UsageError(f"engine is {engine!r}; it must be one of {', '.join(get_args(Engine))}")
     config, architecture = _architecture(folder)
-    sparse = engine == "sparse"
-    if not (folder / files.FILE).is_file():
-        if not any((folder / name).is_file() for name in WEIGHTS[1:3]):
-            raise UsageError(
-                f"{folder} has neither {files.FILE} nor {DENSE}; give a folder that prunella.save "
-                "or save_pretrained wrote"
-            )
-        model = _from_pretrained(architecture, folder, config, None)
-        return _accelerated(model) if sparse else model
-    tensors = dict(files.read(folder / files.FILE))
-    model = _assemble(architecture, config, tensors) if sparse and _runs() else None
+    if not any((folder / name).is_file() for name in (files.FILE, DENSE, INDEX)):
+        raise UsageError(
+            f"{folder} has neither {files.FILE} nor {DENSE}; give a folder that prunella.save or "
+            "save_pretrained wrote"
+        )
+    if engine == "dense":
+        return _whole(architecture, folder)
+    model = None
+    if (folder / files.FILE).is_file() and variant() is not None:
+        model = _assemble(architecture, config, folder)
     if model is None:
-        state = {n: decode(t) if isinstance(t, Coded) else t for n, t in tensors.items()}
-        model = _from_pretrained(architecture, folder, config, state)
-        model = _accelerated(model) if sparse else model
-    _generation(model, folder)
+        model = sparsify(_whole(architecture, folder))
+    fuse(model)
     return model
+
+
+def from_pretrained(architecture: Any, source: str | Path, **options: Any) -> Any:
+    """Transformers' ``from_pretrained`` of a model class, which reads the sparse form as well.
+
+    Args:
+        architecture: the class, such as ``AutoModelForSequenceClassification``.
+        source: a folder, or a name on the hub.
+        options: as Transformers takes them.
+
+    Raises:
+        UsageError: the sparse file is damaged.
+    """
+    path = Path(source) / files.FILE
+    if not path.is_file():
+        return architecture.from_pretrained(source, **options)
+    from transformers import AutoConfig
+
+    loading = {n: options.pop(n) for n in list(options) if n in _LOADING}
+    config = AutoConfig.from_pretrained(source, **options)
+    if hasattr(architecture, "from_config"):  # only a model's own class takes given tensors
+        with torch.device("meta"):
+            architecture = type(architecture.from_config(config))
+    state = {n: decode(t) if isinstance(t, Coded) else t for n, t in files.read(path)}
+    loaded = architecture.from_pretrained(None, config=config, state_dict=state, **loading)
+    _generation(loaded[0] if isinstance(loaded, tuple) else loaded, Path(source))
+    return loaded
 
 
 def export(source: str | Path, target: str | Path, format: Format) -> None:
@@ -165,6 +197,18 @@ def _check_model(model: nn.Module) -> None:
         )
 
 
+def _warn_of_negative_zeros(tensors: Mapping[str, Tensor]) -> None:
+    """Tell who zeroed weights with a product why the file is so large."""
+    matrices = [t for t in tensors.values() if t.ndim == 2 and t.is_floating_point()]
+    count = sum(int(((m == 0) & m.signbit()).sum()) for m in matrices)
+    if count > 0.01 * sum(m.numel() for m in matrices):
+        warnings.warn(
+            f"{count:,} weights are -0.0, as products with a mask leave them, and take as much "
+            "room as others; add 0.0 to every weight before saving, and they are zeros",
+            stacklevel=3,
+        )
+
+
 def _save_dense(model: Any, folder: Path, tokenizer: Any) -> None:
     model.save_pretrained(folder, max_shard_size="100TB")
     if tokenizer is not None:
@@ -214,27 +258,13 @@ def _architecture(folder: Path) -> tuple[Any, Any]:
     return config, architecture
 
 
-def _runs() -> bool:
-    return engine.variant() is not None
-
-
-def _accelerated(model: Any) -> Any:
-    """What the engine can take over, it does."""
-    sparsify(model)
-    fuse(model)
-    return model
-
-
-def _from_pretrained(
-    architecture: Any, folder: Path, config: Any, state: dict[str, Tensor] | None
-) -> Any:
-    """Transformers' own loading, from the folder or from given tensors."""
-    where = folder if state is None else None
+def _whole(architecture: Any, folder: Path) -> Any:
+    """The dense model, none of whose weights Transformers had to make up."""
     try:
-        model, report = architecture.from_pretrained(
-            where, config=config, state_dict=state, output_loading_info=True
-        )
+        model, report = from_pretrained(architecture, folder, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(f"the model in {folder} cannot be loaded: {error}") from error
     if report["missing_keys"]:
         raise UsageError(
@@ -244,7 +274,7 @@ def _from_pretrained(
     return model.eval()
 
 
-def _assemble(architecture: Any, config: Any, tensors: dict[str, Tensor | Coded]) -> Any:
+def _assemble(architecture: Any, config: Any, folder: Path) -> Any:
     """The model with sparse layers from the start: no dense matrix is ever made.
 
     None where names in the file are not those of the model's parameters, as Transformers can
@@ -252,6 +282,7 @@ def _assemble(architecture: Any, config: Any, tensors: dict[str, Tensor | Coded]
     """
     from transformers.initialization import no_init_weights
 
+    tensors = dict(files.read(folder / files.FILE))
     with no_init_weights():
         model = architecture(config)
     model.tie_weights()
@@ -274,9 +305,8 @@ def _assemble(architecture: Any, config: Any, tensors: dict[str, Tensor | Coded]
         return None
     model.tie_weights(missing_keys=missing)
     replace(model, {name.removesuffix(".weight"): tensor for name, tensor in sparse.items()})
-    model.eval().float().requires_grad_(False)
-    fuse(model)
-    return model
+    _generation(model, folder)
+    return model.eval().float().requires_grad_(False)
 
 
 def _generation(model: Any, folder: Path) -> None:

@@ -59,20 +59,22 @@ ACTIVATIONS = {
 class FusedEncoder(nn.Module):
     """An encoder whose layers the engine computes in one call, without the padding.
 
-    Outputs at masked positions are 0. Where more is asked for than the last hidden state (hidden
-    states, attentions, a hook of the user's, a mask that differs from query to query), the layers
-    are computed one after another, as before.
+    Outputs at the padding behind a sentence are 0. Where more is asked for than the last hidden
+    state (hidden states, attentions, a hook of the user's) or other masks are given (padding in
+    front of a sentence, from where some heads read; masks that differ from query to query), the
+    layers are computed one after another, as before.
 
     Args:
         encoder: the encoder, each of whose linear layers is a ``SparseLinear``.
         paths: where the parts of its layers are.
     """
 
-    def __init__(self, encoder: nn.Module, paths: dict[str, str]):
+    def __init__(self, encoder: Any, paths: dict[str, str]):
         super().__init__()
         self.layer: Any = encoder.layer
         # In a list, for its parameters not to be listed twice.
         self._eager = [encoder]
+        self._inside = list(encoder.layer.modules())
         self._paths = paths
         self._native: Any = None
         self.eval()
@@ -80,62 +82,61 @@ class FusedEncoder(nn.Module):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> Any:
-        valid = _valid(hidden_states, attention_mask)
-        if valid is None or self._watched() or _asked_for_more(kwargs):
+        lengths = _lengths(hidden_states, attention_mask)
+        if lengths is None or self._watched() or _asked_for_more(kwargs):
             return self._eager[0](hidden_states, attention_mask, **kwargs)
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.run(hidden_states, valid)
+            last_hidden_state=self.run(hidden_states, lengths)
         )
 
-    def run(self, hidden: Tensor, valid: Tensor) -> Tensor:
+    def run(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """The last layer's output.
 
         Args:
             hidden: [sentences, tokens, features].
-            valid: [sentences, tokens], whether a token is one, and not padding.
+            lengths: [sentences], tokens of each that are not padding.
         """
         if self._native is None:
             self._native = _build(self.layer, self._paths)
-        everything = bool(valid.all())
-        tokens = hidden.contiguous() if everything else hidden[valid]
-        lengths = valid.sum(1).tolist()
+        longest = hidden.shape[1]
+        padded = bool((lengths < longest).any())
+        valid = torch.arange(longest) < lengths[:, None]
+        tokens = hidden[valid] if padded else hidden.contiguous()
         out = torch.empty_like(tokens)
         self._native.run(
             tokens.data_ptr(),
             out.data_ptr(),
-            [length for length in lengths if length],
+            [length for length in lengths.tolist() if length],
             torch.get_num_threads(),
         )
-        if everything:
-            return out
-        return torch.zeros_like(hidden).masked_scatter_(valid[:, :, None], out)
+        return torch.zeros_like(hidden).masked_scatter_(valid[:, :, None], out) if padded else out
 
     def _watched(self) -> bool:
-        return any(m._forward_hooks or m._forward_pre_hooks for m in self.layer.modules())
+        return any(m._forward_hooks or m._forward_pre_hooks for m in self._inside)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_native": None}  # made again from the layers
 
 
-def _valid(hidden: Tensor, mask: Tensor | None) -> Tensor | None:
-    """Which tokens are attended to, [sentences, tokens]; None if that is not all a mask says."""
+def _lengths(hidden: Tensor, mask: Tensor | None) -> Tensor | None:
+    """Tokens of each sentence, the rest of it being padding; None if a mask says other things."""
+    sentences, longest = hidden.shape[:2]
     if hidden.dtype != torch.float32 or hidden.requires_grad or not hidden.numel():
         return None
     if mask is None:
-        return torch.ones(hidden.shape[:2], dtype=torch.bool)
-    if mask.ndim != 4 or mask.shape[-1] != hidden.shape[1]:
+        return torch.full((sentences,), longest)
+    if mask.ndim != 4 or mask.shape[-1] != longest:
         return None
     if mask.dtype != torch.bool:  # added to the scores: 0, or so low that nothing is left
         seen = mask == 0
         if not bool((seen | (mask <= torch.finfo(mask.dtype).min / 2)).all()):
             return None
         mask = seen
-    row = mask[:, 0, 0]
-    if not bool((mask == row[:, None, None]).all()):
-        return None
-    return row.expand(hidden.shape[:2])
+    lengths = mask[:, 0, 0].sum(1).expand(sentences)
+    in_front = torch.arange(longest) < lengths[:, None, None, None]
+    return lengths if bool((mask == in_front).all()) else None
 
 
 def _asked_for_more(kwargs: dict[str, Any]) -> bool:

@@ -61,6 +61,25 @@ def variants() -> tuple[str, ...]:
     return () if _native is None else tuple(_native.variants())
 
 
+def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + bias for one token x [..., in] and a dense weight [out, in].
+
+    All are contiguous float32 tensors of the CPU, which the caller sees to.
+    """
+    rows, cols = weight.shape
+    out = x.new_empty((*x.shape[:-1], rows))
+    _native.dense_linear(
+        weight.data_ptr(),
+        rows,
+        cols,
+        x.data_ptr(),
+        out.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
 class Matrix:
     """The non-zero weights of a matrix, as the engine walks them. It never changes.
 

@@ -18,6 +18,7 @@ from prunella.runtime.engine import Matrix
 # From this sparsity on the engine's form is the smaller one (5 bytes a non-zero weight against 4
 # a weight), and the faster one as well (benchmarks/README.md).
 WORTH = 0.2
+LARGE = 2**20  # weights of a dense layer that is read from memory, not from the caches
 
 
 class SparseLinear(nn.Module):
@@ -90,6 +91,22 @@ _INFERENCE_ONLY = "a model with sparse matrices is for inference"
 _LOAD_DENSE = "load it with prunella.load(..., engine='dense')"
 
 
+class DenseLinear(nn.Linear):
+    """A large layer that stays dense, such as the output layer of a language model.
+
+    One token alone is a matter of memory bandwidth, of which the engine gets more than torch does
+    (benchmarks/README.md). All else is torch's.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        tensors = [t for t in (input, self.weight, self.bias) if t is not None]
+        plain = all(t.dtype == torch.float32 and t.is_cpu and t.is_contiguous() for t in tensors)
+        graph = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        if plain and not graph and input.numel() == self.in_features:
+            return engine.dense_linear(input, self.weight, self.bias)
+        return super().forward(input)
+
+
 def linears(model: nn.Module) -> dict[str, Any]:
     """The linear layers that may be replaced, by name: not those whose weight has other uses.
 
@@ -104,13 +121,19 @@ def linears(model: nn.Module) -> dict[str, Any]:
 
 
 def replace(model: nn.Module, coded: Mapping[str, Coded]) -> None:
-    """Put sparse layers in place of the linear layers named, whose weights are given coded."""
+    """Put sparse layers in place of the linear layers named, whose weights are given coded.
+
+    Large ones that stay become ``DenseLinear``.
+    """
     for name, weight in coded.items():
         parent, _, attribute = name.rpartition(".")
         module: Any = model.get_submodule(name)
         transposed = is_conv1d(module)
         sparse = SparseLinear(Matrix(weight, transposed), module.bias, transposed)
         setattr(model.get_submodule(parent), attribute, sparse)
+    for module in model.modules():
+        if type(module) is nn.Linear and module.weight.numel() >= LARGE:
+            module.__class__ = DenseLinear
 
 
 def footprint(model: nn.Module) -> int:

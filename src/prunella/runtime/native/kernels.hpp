@@ -51,6 +51,10 @@ struct Kernels {
   // y = W x + bias for one token, x [cols], y [rows].
   void (*dot)(const View&, const float* x, float* y, int first, int last, const float* bias);
 
+  // The same of a dense matrix [rows][cols], for rows [first, last).
+  void (*dense_dot)(const float* weight, int cols, const float* x, float* y, int first, int last,
+                    const float* bias);
+
   // softmax(qᵀk / √features) v. scratch holds attention_scratch() floats.
   void (*attend)(const Attention&, float* scratch);
 

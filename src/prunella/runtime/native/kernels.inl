@@ -172,6 +172,22 @@ void dot(const View& w, const float* x, float* y, int first, int last, const flo
   }
 }
 
+void dense_dot(const float* weight, int cols, const float* x, float* y, int first, int last,
+               const float* bias) {
+  for (int row = first; row < last; row++) {
+    const float* w = weight + static_cast<size_t>(row) * cols;
+    Vec sums[4] = {};
+    int c = 0;
+    for (; c + 4 * LANES <= cols; c += 4 * LANES)
+      for (int i = 0; i < 4; i++) sums[i] += load(w + c + i * LANES) * load(x + c + i * LANES);
+    const Vec sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    float total = bias ? bias[row] : 0.0f;
+    for (int i = 0; i < LANES; i++) total += sum[i];
+    for (; c < cols; c++) total += w[c] * x[c];
+    y[row] = total;
+  }
+}
+
 // sums[i][n] = Σ_k a[i · row + k · step] · b[k][n], with b's rows kPanel floats apart.
 template <int M, int N>
 inline void outer(const float* a, size_t row, size_t step, const float* b, int depth,
@@ -346,6 +362,6 @@ void from_panel(const float* panel, int tokens, int first, int last, float* x, s
 }  // namespace
 
 extern const Kernels VARIANT;
-const Kernels VARIANT = {NAME, product, dot, attend, normalize, to_panel, from_panel};
+const Kernels VARIANT = {NAME, product, dot, dense_dot, attend, normalize, to_panel, from_panel};
 
 }  // namespace prunella

@@ -158,6 +158,16 @@ void Matrix::linear(const float* x, float* out, int tokens, const float* bias,
   });
 }
 
+void dense_linear(const float* weight, int rows, int cols, const float* x, float* y,
+                  const float* bias, int threads) {
+  const Kernels& kernels = current();
+  if (static_cast<size_t>(rows) * cols < kWorthATeam) threads = 1;
+  Team::run(threads, [&](int thread, int of, Team&) {
+    kernels.dense_dot(weight, cols, x, y, static_cast<int64_t>(rows) * thread / of,
+                      static_cast<int64_t>(rows) * (thread + 1) / of, bias);
+  });
+}
+
 float* workspace(size_t count) {
   struct Free {
     void operator()(float* p) const { std::free(p); }

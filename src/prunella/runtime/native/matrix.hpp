@@ -45,6 +45,10 @@ class Matrix {
   std::vector<uint64_t> work_;  // [groups + 1], up to each group
 };
 
+// y [rows] = W x + bias for one token and a dense matrix [rows][cols]; bias may be null.
+void dense_linear(const float* weight, int rows, int cols, const float* x, float* y,
+                  const float* bias, int threads);
+
 // Memory for one call of one thread, kept for the next: floats, aligned to lines of the cache.
 float* workspace(size_t count);
 

@@ -31,6 +31,15 @@ NB_MODULE(_native, m) {
   m.def("variant", [] { return std::string(current().name); });
   m.def("choose", &choose);
 
+  m.def(
+      "dense_linear",
+      [](uintptr_t weight, int rows, int cols, uintptr_t x, uintptr_t out, uintptr_t bias,
+         int threads) {
+        dense_linear(at<float>(weight), rows, cols, at<float>(x), at<float>(out), at<float>(bias),
+                     threads);
+      },
+      Free());
+
   nb::class_<Matrix>(m, "Matrix")
       .def(
           "__init__",
