@@ -5,7 +5,7 @@
 
 Models are random, of BERT-base's, MiniLM's or GPT-2 small's shapes, unless --model names
 checkpoints; every linear layer of an encoder or decoder block has the same fraction of zeros. All
-contenders run in one process on --threads threads and take turns; times are medians.
+contenders run on --threads threads and take turns; times are medians.
 
 Cases: engines (end to end, against all), linears, curve (over sparsities), shapes (batches and
 lengths), mixed (sentences of several lengths), decode (GPT-2, token by token), load.
@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,6 +41,7 @@ import prunella
 from prunella.bitmask import encode
 from prunella.prunable import find_prunable
 from prunella.runtime import bench
+from prunella.runtime.checkpoint import size
 from prunella.runtime.engine import Matrix
 from prunella.runtime.linear import footprint
 
@@ -49,6 +53,7 @@ MINILM = {
 }
 SHAPES = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]  # a layer of BERT-base
 Row = dict[str, Any]
+Call = Callable[[], Any]
 
 
 def prune(model: PreTrainedModel, sparsity: float) -> PreTrainedModel:
@@ -97,18 +102,31 @@ def engines(options: argparse.Namespace) -> list[Row]:
 
 
 def _on_all_engines(name: str, folder: Path, options: argparse.Namespace) -> Row:
-    ids = tokens(1, 128)
     onnx = Path(tempfile.mkdtemp(dir=TEMPORARY.name))
     prunella.export(folder, onnx, "onnx")
-    feed = {"input_ids": ids.numpy(), "attention_mask": np.ones_like(ids.numpy())}
-    calls = {
-        **_passes(pair(folder), ids, torch.ones_like(ids)),
-        "onnxruntime": _onnxruntime(onnx / "model.onnx", feed, options.threads),
-        "openvino": _openvino(onnx / "model.onnx", feed, options.threads),
+    model = onnx / "model.onnx"
+    contenders: dict[str, tuple[Callable[..., Call], Any]] = {
+        "dense": (_torch, (folder, "dense")),
+        "sparse": (_torch, (folder, "sparse")),
+        "onnxruntime": (_onnxruntime, (model, options.threads)),
+        "openvino": (_openvino, (model, options.threads)),
     }
-    with torch.inference_mode():
-        told = {engine: np.asarray(call()) for engine, call in calls.items()}
-    ms = measure(calls, options.seconds)
+    # In processes of their own: threads that one leaves spinning would slow the next.
+    context = multiprocessing.get_context("spawn")
+    ends, told = {}, {}
+    times: dict[str, list[float]] = {engine: [] for engine in contenders}
+    for engine, (make, arguments) in contenders.items():
+        ends[engine], other = context.Pipe()
+        work = (other, make, arguments, options.threads)
+        context.Process(target=_contend, args=work, daemon=True).start()
+        told[engine] = ends[engine].recv()
+    for _ in range(3):
+        for engine, end in ends.items():
+            end.send(options.seconds / 3)
+            times[engine] += end.recv()
+    for end in ends.values():
+        end.send(None)
+    ms = {engine: 1000 * median(spent) for engine, spent in times.items()}
     return {
         "model": name,
         **{f"{engine}, ms": value for engine, value in ms.items()},
@@ -118,30 +136,48 @@ def _on_all_engines(name: str, folder: Path, options: argparse.Namespace) -> Row
     }
 
 
-def _onnxruntime(path: Path, feed: dict[str, Any], threads: int) -> Callable[[], object]:
+def _contend(end: Connection, make: Callable[..., Call], arguments: Any, threads: int) -> None:
+    torch.set_num_threads(threads)
+    logging.set_verbosity_error()
+    with torch.inference_mode():
+        call = make(*arguments)
+        end.send(np.asarray(call()))
+        while seconds := end.recv():
+            end.send(bench.alternate({"": call}, bench.ROUNDS, seconds)[""])
+
+
+def _torch(folder: Path, kind: Any) -> Call:
+    model, ids = prunella.load(folder, kind), tokens(1, 128)
+    return lambda: model(ids, attention_mask=torch.ones_like(ids)).logits
+
+
+def _onnxruntime(path: Path, threads: int) -> Call:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    given = {
-        i.name: feed.get(i.name, np.zeros_like(feed["input_ids"])) for i in session.get_inputs()
-    }
+    given = _feed([port.name for port in session.get_inputs()])
     return lambda: session.run(None, given)[0]
 
 
-def _openvino(path: Path, feed: dict[str, Any], threads: int) -> Callable[[], object]:
+def _openvino(path: Path, threads: int) -> Call:
     import openvino
 
     core = openvino.Core()
     model = core.read_model(path)
-    names = [port.any_name for port in model.inputs]
-    given = {name: feed.get(name, np.zeros_like(feed["input_ids"])) for name in names}
+    given = _feed([port.any_name for port in model.inputs])
     model.reshape({name: list(array.shape) for name, array in given.items()})  # its best
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(model, "CPU", {**hints, "INFERENCE_NUM_THREADS": str(threads)})
     request = compiled.create_infer_request()
     return lambda: request.infer(given)[0]
+
+
+def _feed(names: list[str]) -> dict[str, Any]:
+    ids = tokens(1, 128).numpy()
+    values = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    return {name: values.get(name, np.zeros_like(ids)) for name in names}
 
 
 def linears(options: argparse.Namespace) -> list[Row]:
@@ -155,11 +191,13 @@ def _products(sparsity: float, options: argparse.Namespace) -> Row:
     matrices = [Matrix(encode(weight)) for weight in weights]
     csr = [weight.to_sparse_csr() for weight in weights]
     columns = [x.T.contiguous() for x in inputs]  # as MKL likes them
+    panels = [x.view(2, 64, -1).mT.contiguous() for x in inputs]  # as encoders have them
     ms = measure(
         {
             "dense": lambda: list(map(nn.functional.linear, inputs, weights)),
             "torch CSR": lambda: list(map(torch.matmul, csr, columns)),
             "sparse": lambda: [m.linear(x, None) for m, x in zip(matrices, inputs, strict=True)],
+            "in panels": lambda: [m.product(x) for m, x in zip(matrices, panels, strict=True)],
         },
         options.seconds,
     )
@@ -168,8 +206,9 @@ def _products(sparsity: float, options: argparse.Namespace) -> Row:
         "sparsity": sparsity,
         **{f"{name}, ms": value for name, value in ms.items()},
         "dense / sparse": ms["dense"] / ms["sparse"],
+        "dense / in panels": ms["dense"] / ms["in panels"],
         "CSR / sparse": ms["torch CSR"] / ms["sparse"],
-        "GFLOP/s": 2 * nonzero * 128 / ms["sparse"] / 1e6,
+        "GFLOP/s in panels": 2 * nonzero * 128 / ms["in panels"] / 1e6,
     }
 
 
@@ -269,31 +308,44 @@ def _linears(model: Any) -> list[tuple[nn.Module, Tensor]]:
 
 
 def load(options: argparse.Namespace) -> list[Row]:
-    """BERT-base's shapes at 90 %: on disk, in memory, and how long loading takes (median of 5)."""
-    folder, dense = saved(bert(0.9)), Path(tempfile.mkdtemp(dir=TEMPORARY.name))
-    prunella.export(folder, dense, "dense")
-    seconds: dict[str, list[float]] = {"sparse": [], "dense": []}
-    for _ in range(5):
-        for kind, where in (("sparse", folder), ("dense", dense)):
-            started = time.perf_counter()
-            model = prunella.load(where, kind)  # type: ignore[arg-type]
-            # Files that are only mapped are not read yet.
-            sum(float(p.sum()) for p in model.parameters())
-            seconds[kind].append(time.perf_counter() - started)
-    memory = {kind: footprint(model) for kind, model in pair(folder).items()}
-    disk = {
-        "sparse": (folder / "sparse.safetensors").stat().st_size,
-        "dense": (dense / "model.safetensors").stat().st_size,
-    }
-    return [
-        {
-            "": kind,
-            "file, MB": disk[kind] / 1e6,
-            "in memory, MB": memory[kind] / 1e6,
-            "loading and touching all, s": median(seconds[kind]),
-        }
-        for kind in ("dense", "sparse")
-    ]
+    """BERT-base's shapes at 90 %: on disk, in memory, loading and until a first answer; 7 times.
+
+    Once with the file in the system's memory, where a dense one is mapped and not read, and once
+    after having it dropped from there.
+    """
+    folders = {"sparse": saved(bert(0.9)), "dense": Path(tempfile.mkdtemp(dir=TEMPORARY.name))}
+    prunella.export(folders["sparse"], folders["dense"], "dense")
+    return [_loaded(kind, folders[kind]) for kind in ("dense", "sparse")]
+
+
+def _loaded(kind: Any, folder: Path) -> Row:
+    row: Row = {"": kind, "file, MB": size(folder) / 1e6}
+    row["in memory, MB"] = footprint(prunella.load(folder, kind)) / 1e6
+    for state in ("cached", "not cached"):
+        spent = [_until_answer(kind, folder, state) for _ in range(7)]
+        row[f"loading, file {state}, ms"] = median(loading for loading, _ in spent)
+        row[f"to the first answer, file {state}, ms"] = median(answer for _, answer in spent)
+    return row
+
+
+def _until_answer(kind: Any, folder: Path, state: str) -> tuple[float, float]:
+    """Milliseconds until a model is loaded, and until it gave an answer."""
+    if state == "not cached":
+        _drop(folder)
+    started = time.perf_counter()
+    model = prunella.load(folder, kind)
+    loaded = time.perf_counter()
+    with torch.inference_mode():
+        model(tokens(1, 128))
+    return 1000 * (loaded - started), 1000 * (time.perf_counter() - started)
+
+
+def _drop(folder: Path) -> None:
+    """Have the system forget the content of files (Linux)."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 CASES = {case.__name__: case for case in (engines, linears, curve, shapes, mixed, decode, load)}

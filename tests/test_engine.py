@@ -76,6 +76,13 @@ def test_products_equal_a_double_precision_loop(variant, rows, cols, density):
             assert close(matrix.linear(x, given), x, weight, given), tokens
 
 
+def test_products_of_panels(variant):
+    weight, x = sparse(70, 45, 0.3), torch.randn(3, 45, engine.PANEL)
+    out = Matrix(encode(weight)).product(x)
+    for given, told in zip(x, out, strict=True):
+        assert close(told.T, given.T, weight, None)
+
+
 def test_more_tokens_than_are_worked_on_at_a_time(variant):
     weight = sparse(40, 70, 0.2)
     x = torch.randn(2500, 70)

@@ -18,6 +18,7 @@ from prunella.bitmask import Coded, decode, encode
 from prunella.errors import UsageError
 
 VARIABLE = "PRUNELLA_ENGINE"
+PANEL = 64  # tokens side by side, as in native/kernels.hpp
 
 _native: Any
 try:
@@ -92,7 +93,8 @@ class Matrix:
             coded: the matrix [out, in] (bfloat16, float16 and float64 become float32).
             transposed: ``coded`` is [in, out], as in GPT-2's Conv1D.
         """
-        if not bool(coded.values.all()):  # -0.0 is a value in a file, and nothing in a product
+        # -0.0 is a value in a file, and nothing in a product.
+        if coded.values.count_nonzero() < coded.values.numel():
             coded = encode(decode(coded) + 0.0)
         rows, cols = reversed(coded.shape) if transposed else coded.shape
         bits, values = coded.bits.contiguous(), coded.values.float().contiguous()
@@ -143,6 +145,24 @@ class Matrix:
                 0 if bias is None else bias.data_ptr(),
                 torch.get_num_threads(),
             )
+        return out
+
+    def product(self, panels: Tensor) -> Tensor:
+        """W x in the engine's own layout, in which encoders keep activations between layers.
+
+        Args:
+            panels: contiguous float32 [panels, in, 64], 64 tokens side by side.
+
+        Returns:
+            [panels, out, 64].
+        """
+        rows, cols = self.shape
+        count = len(panels)
+        assert panels.shape == (count, cols, PANEL) and panels.dtype == torch.float32
+        out = panels.new_empty(count, rows, PANEL)
+        self._native.product(
+            panels.contiguous().data_ptr(), out.data_ptr(), count, torch.get_num_threads()
+        )
         return out
 
     def __deepcopy__(self, memo: object) -> Matrix:

@@ -21,6 +21,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -145,9 +146,10 @@ def read(path: Path) -> Iterator[tuple[str, Tensor | Coded]]:
     Raises:
         UsageError: the file is missing, damaged, inconsistent, of another tool or a newer version.
     """
-    with _opened(path) as (file, entries):
-        for name, entry in entries.items():
-            yield name, _tensor(path, file, name, entry)
+    # Most of the time goes into hashes, which are computed side by side.
+    with _opened(path) as (file, entries), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        checked = pool.map(lambda item: _tensor(path, file, *item), entries.items())
+        yield from zip(entries, checked, strict=True)
 
 
 def sizes(path: Path) -> dict[str, Sizes]:

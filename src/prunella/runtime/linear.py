@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import torch
@@ -125,12 +126,14 @@ def replace(model: nn.Module, coded: Mapping[str, Coded]) -> None:
 
     Large ones that stay become ``DenseLinear``.
     """
-    for name, weight in coded.items():
-        parent, _, attribute = name.rpartition(".")
-        module: Any = model.get_submodule(name)
-        transposed = is_conv1d(module)
-        sparse = SparseLinear(Matrix(weight, transposed), module.bias, transposed)
-        setattr(model.get_submodule(parent), attribute, sparse)
+    modules: list[Any] = [model.get_submodule(name) for name in coded]
+    transposed = [is_conv1d(module) for module in modules]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        matrices = pool.map(Matrix, coded.values(), transposed)
+        for name, module, matrix, turned in zip(coded, modules, matrices, transposed, strict=True):
+            parent, _, attribute = name.rpartition(".")
+            sparse = SparseLinear(matrix, module.bias, turned)
+            setattr(model.get_submodule(parent), attribute, sparse)
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.numel() >= LARGE:
             module.__class__ = DenseLinear

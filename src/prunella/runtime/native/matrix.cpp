@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <stdexcept>
 
@@ -22,18 +23,32 @@ int block_for(int cols, double density) {
   return (cols + blocks - 1) / blocks;
 }
 
-// Calls visit(row, column) for every set bit, in order.
+// Bits [first, first + count) of packed ones, count <= 64, the first lowest.
+uint64_t word(const uint8_t* bits, size_t first, int count) {
+  uint64_t low = 0;
+  const size_t from = first / 8, shift = first % 8;
+  const size_t bytes = (shift + count + 7) / 8;
+  std::memcpy(&low, bits + from, std::min<size_t>(bytes, 8));
+  low >>= shift;
+  if (bytes > 8) low |= static_cast<uint64_t>(bits[from + 8]) << (64 - shift);
+  return count == 64 ? low : low & ((uint64_t{1} << count) - 1);
+}
+
+// Calls visit(offset) for every bit that is set among [first, first + count).
 template <typename Visit>
-void each(const uint8_t* bits, size_t rows, size_t cols, Visit visit) {
-  const size_t count = rows * cols;
-  size_t row = 0, from = 0;  // `from`: the row's first bit
-  for (size_t byte = 0; byte < (count + 7) / 8; byte++)
-    for (unsigned left = bits[byte]; left; left &= left - 1) {
-      const size_t at = byte * 8 + __builtin_ctz(left);
-      if (at >= count) throw std::invalid_argument("a mask with bits beyond its end");
-      while (at >= from + cols) from += cols, row++;
-      visit(row, at - from);
-    }
+inline void each(const uint8_t* bits, size_t first, int count, Visit visit) {
+  for (int done = 0; done < count; done += 64)
+    for (uint64_t left = word(bits, first + done, std::min(64, count - done)); left;
+         left &= left - 1)
+      visit(done + __builtin_ctzll(left));
+}
+
+size_t population(const uint8_t* bits, size_t first, size_t count) {
+  size_t total = 0;
+  for (size_t done = 0; done < count; done += 64)
+    total += __builtin_popcountll(
+        word(bits, first + done, static_cast<int>(std::min<size_t>(64, count - done))));
+  return total;
 }
 
 }  // namespace
@@ -43,31 +58,51 @@ Matrix::Matrix(int rows, int cols, const uint8_t* bits, const float* values, siz
     : rows_(rows), cols_(cols) {
   if (rows < 1 || cols < 1) throw std::invalid_argument("a matrix needs a row and a column");
   if (count > UINT32_MAX) throw std::invalid_argument("more than 2^32 non-zero weights");
-  block_ = block_for(cols, static_cast<double>(count) / (static_cast<double>(rows) * cols));
+  const size_t all = static_cast<size_t>(rows) * cols;
+  if (population(bits, 0, all) != count)
+    throw std::invalid_argument("a mask that does not fit its values");
+  block_ = block_for(cols, static_cast<double>(count) / all);
   blocks_ = (cols + block_ - 1) / block_;
   groups_ = (rows + kGroup - 1) / kGroup;
 
-  const size_t outer = transposed ? cols : rows, inner = transposed ? rows : cols;
   std::vector<uint32_t> next(static_cast<size_t>(blocks_) * rows);
-  size_t seen = 0;
-  each(bits, outer, inner, [&](size_t o, size_t i) {
-    const size_t row = transposed ? i : o, col = transposed ? o : i;
-    next[col / block_ * rows + row]++;
-    seen++;
-  });
-  if (seen != count) throw std::invalid_argument("a mask that does not fit its values");
+  const auto row_of = [&](int b) { return &next[static_cast<size_t>(b) * rows]; };
+  if (transposed) {
+    for (int col = 0; col < cols; col++)
+      each(bits, static_cast<size_t>(col) * rows, rows,
+           [&, in_row = row_of(col / block_)](int row) { in_row[row]++; });
+  } else {
+    for (int row = 0; row < rows; row++)
+      for (int b = 0; b < blocks_; b++)
+        row_of(b)[row] = population(bits, static_cast<size_t>(row) * cols + b * block_,
+                                    std::min(block_, cols - b * block_));
+  }
   begin(next);
 
   uint32_t at = 0;
   for (auto& n : next) at += std::exchange(n, at);
   values_.resize(count);
   columns_.resize(count);
-  each(bits, outer, inner, [&](size_t o, size_t i) {
-    const size_t row = transposed ? i : o, col = transposed ? o : i;
-    const uint32_t place = next[col / block_ * rows + row]++;
-    values_[place] = *values++;
-    columns_[place] = static_cast<uint8_t>(col % block_);
-  });
+  if (transposed) {
+    for (int col = 0; col < cols; col++)
+      each(bits, static_cast<size_t>(col) * rows, rows,
+           [&, in_row = row_of(col / block_), column = col % block_](int row) {
+             values_[in_row[row]] = *values++;
+             columns_[in_row[row]++] = static_cast<uint8_t>(column);
+           });
+  } else {
+    for (int row = 0; row < rows; row++)
+      for (int b = 0; b < blocks_; b++) {
+        const uint32_t start = row_of(b)[row];
+        uint8_t* column = &columns_[start];
+        each(bits, static_cast<size_t>(row) * cols + b * block_,
+             std::min(block_, cols - b * block_),
+             [&](int offset) { *column++ = static_cast<uint8_t>(offset); });
+        const size_t some = column - &columns_[start];
+        std::copy_n(values, some, &values_[start]);
+        values += some;
+      }
+  }
 }
 
 // Everything that follows from how many weights each row has in each block.
@@ -116,6 +151,17 @@ void Matrix::dense(float* out) const {
       for (int k = counts_[static_cast<size_t>(b) * rows_ + row]; k > 0; k--, at++)
         in_block[columns_[at]] = values_[at];
     }
+}
+
+void Matrix::product(const float* x, float* out, int panels, int threads) const {
+  const Kernels& kernels = current();
+  const View matrix = view();
+  Team::run(threads, [&](int thread, int of, Team&) {
+    const auto [first, last] = share(thread, of);
+    for (size_t p = 0; p < static_cast<size_t>(panels); p++)
+      kernels.product(matrix, x + p * cols_ * kPanel, out + p * rows_ * kPanel, kPanel, first, last,
+                      nullptr, nullptr, Activation::none);
+  });
 }
 
 void Matrix::linear(const float* x, float* out, int tokens, const float* bias,

@@ -29,6 +29,9 @@ class Matrix {
   // out [tokens][rows] = x [tokens][cols] · Wᵀ + bias, all row-major; bias may be null.
   void linear(const float* x, float* out, int tokens, const float* bias, int threads) const;
 
+  // The same of panels, from [panels][cols][kPanel] to [panels][rows][kPanel], without a bias.
+  void product(const float* x, float* out, int panels, int threads) const;
+
   View view() const;
 
   // The groups of rows that a thread takes, so that all have about the same work.

@@ -54,6 +54,12 @@ NB_MODULE(_native, m) {
       .def_prop_ro("bytes", &Matrix::bytes)
       .def("dense", [](const Matrix& self, uintptr_t out) { self.dense(at<float>(out)); }, Free())
       .def(
+          "product",
+          [](const Matrix& self, uintptr_t x, uintptr_t out, int panels, int threads) {
+            self.product(at<float>(x), at<float>(out), panels, threads);
+          },
+          Free())
+      .def(
           "linear",
           [](const Matrix& self, uintptr_t x, uintptr_t out, int tokens, uintptr_t bias,
              int threads) {
