@@ -20,6 +20,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -192,15 +193,15 @@ def _products(sparsity: float, options: argparse.Namespace) -> Row:
     csr = [weight.to_sparse_csr() for weight in weights]
     columns = [x.T.contiguous() for x in inputs]  # as MKL likes them
     panels = [x.view(2, 64, -1).mT.contiguous() for x in inputs]  # as encoders have them
-    ms = measure(
-        {
-            "dense": lambda: list(map(nn.functional.linear, inputs, weights)),
-            "torch CSR": lambda: list(map(torch.matmul, csr, columns)),
-            "sparse": lambda: [m.linear(x, None) for m, x in zip(matrices, inputs, strict=True)],
-            "in panels": lambda: [m.product(x) for m, x in zip(matrices, panels, strict=True)],
-        },
-        options.seconds,
-    )
+    calls: dict[str, list[Call]] = {
+        "dense": [
+            partial(nn.functional.linear, x, w) for x, w in zip(inputs, weights, strict=True)
+        ],
+        "torch CSR": [partial(torch.matmul, w, x) for w, x in zip(csr, columns, strict=True)],
+        "sparse": [partial(m.linear, x, None) for m, x in zip(matrices, inputs, strict=True)],
+        "in panels": [partial(m.product, x) for m, x in zip(matrices, panels, strict=True)],
+    }
+    ms = measure({name: partial(_each, some) for name, some in calls.items()}, options.seconds)
     nonzero = sum(matrix.nonzero for matrix in matrices)
     return {
         "sparsity": sparsity,
@@ -210,6 +211,11 @@ def _products(sparsity: float, options: argparse.Namespace) -> Row:
         "CSR / sparse": ms["torch CSR"] / ms["sparse"],
         "GFLOP/s in panels": 2 * nonzero * 128 / ms["in panels"] / 1e6,
     }
+
+
+def _each(calls: list[Call]) -> None:
+    for call in calls:
+        call()
 
 
 def _matrix(shape: tuple[int, int], sparsity: float) -> Tensor:

@@ -9,7 +9,7 @@
 namespace prunella {
 namespace {
 
-constexpr int kChunk = 16;  // panels worked on at a time; a longer sentence has as many as it needs
+constexpr int kChunk = 8;  // panels worked on at a time; a longer sentence has as many as it needs
 
 void check(const Linear& linear, int rows, int cols) {
   if (linear.weight->rows() != rows || linear.weight->cols() != cols)

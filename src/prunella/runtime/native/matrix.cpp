@@ -12,7 +12,7 @@
 namespace prunella {
 namespace {
 
-constexpr int kChunk = 16;  // panels worked on at a time: what is held stays small
+constexpr int kChunk = 8;  // panels worked on at a time: what is held stays small
 constexpr size_t kWorthATeam = 1 << 15;  // multiplications; below, waking threads costs more
 
 // Features of a block. The inputs of one should stay in the first-level cache (64 tokens · 4 bytes
