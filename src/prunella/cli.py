@@ -92,6 +92,8 @@ def prune(arguments: Sequence[str]) -> None:
         console.print(_curve(result["max_drop"]))
         console.print(_verdict(result["max_drop"]))
     console.print(f"Checkpoint, result.json and dev predictions: {folder}")
+    if "speed" in result:
+        console.print(f'It is run by prunella.load("{folder}"), measured by prunella bench --model')
     if config.task == "demo":
         console.print(
             "The same on your own data:\n  prunella prune --model HUB_NAME_OR_FOLDER --task "
