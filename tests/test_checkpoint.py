@@ -205,6 +205,86 @@ def test_padding_in_front_and_holes(bert):
     assert close(outputs(prunella.load(folder), inputs), outputs(model, inputs))
 
 
+def test_what_a_fused_encoder_leaves_to_its_layers(bert):
+    """Inputs that its call would misread, and settings that it does not know."""
+    model, folder = bert
+    encoder = prunella.load(folder).bert.encoder
+    hidden = torch.randn(2, 5, 48)
+    with torch.no_grad():
+        expected = model.bert.encoder(hidden).last_hidden_state
+        assert close(encoder(hidden).last_hidden_state, expected)
+        causal = model.bert.encoder(hidden, is_causal=True).last_hidden_state
+        assert close(encoder(hidden, is_causal=True).last_hidden_state, causal)
+        negative = torch._neg_view(-hidden)
+        assert close(encoder(negative).last_hidden_state, expected)
+        for odd in (hidden[:, :, :10], hidden.to("meta"), hidden.double()):
+            with pytest.raises((UsageError, RuntimeError)):
+                encoder(odd)
+    encoder.layer[0].output.LayerNorm.weight.requires_grad_()
+    with pytest.raises(UsageError, match="gradient"):
+        encoder(hidden)
+
+
+def test_hidden_states_do_not_slow_what_follows(bert):
+    sparse, inputs = prunella.load(bert[1]), batch(bert[0])
+    calls = []
+    run = FusedEncoder.run
+    sparse.bert.encoder.run = lambda *args: calls.append(1) or run(sparse.bert.encoder, *args)
+    outputs(sparse, inputs)
+    with torch.no_grad():
+        assert len(sparse(**inputs, output_hidden_states=True).hidden_states) == 3
+        assert len(calls) == 1
+    outputs(sparse, inputs)
+    assert len(calls) == 2
+
+
+def test_compiled_and_traced(bert):
+    model, folder = bert
+    sparse, inputs = prunella.load(folder), batch(model)
+    with torch.no_grad():
+        out = torch.compile(sparse, backend="eager")(**inputs).logits
+        assert close(out, outputs(model, inputs))
+        with pytest.warns(DeprecationWarning), pytest.raises(UsageError, match="traced"):
+            torch.jit.trace(sparse.bert.encoder.layer[0].output.dense, torch.randn(1, 100))
+
+
+def test_other_default_dtypes_and_devices(bert):
+    model, folder = bert
+    sparse, inputs = prunella.load(folder), batch(model)
+    expected = outputs(model, inputs)
+    for dtype in (torch.float64, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        try:
+            state = sparse.state_dict()
+            out = outputs(sparse.to("cpu"), inputs)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert all(torch.equal(state[n], t) for n, t in model.state_dict().items())
+        assert close(out, expected)
+    with torch.device("meta"):
+        assert close(outputs(sparse, inputs), expected)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, state: model.train(),
+        lambda model, state: model.half(),
+        lambda model, state: model.to("meta"),
+        lambda model, state: model.load_state_dict(state),
+    ],
+)
+def test_what_is_refused_changes_nothing(use, bert):
+    model, folder = bert
+    sparse, inputs = prunella.load(folder), batch(model)
+    twin = copy.deepcopy(sparse)
+    for each in (sparse, twin, pickle.loads(pickle.dumps(sparse))):
+        with pytest.raises(UsageError, match="engine='dense'"):
+            use(each, {n: t + 1 for n, t in model.state_dict().items()})
+        assert not any(m.training for m in each.modules())
+        assert close(outputs(each, inputs), outputs(model, inputs))
+
+
 def test_masks_that_differ_from_query_to_query(bert):
     model, folder = bert
     ids = torch.randint(3, 100, (2, 12))
@@ -341,13 +421,28 @@ def _config(**changes):
     return change
 
 
+def _index(file: str):
+    def change(folder: Path) -> None:
+        (folder / "sparse.safetensors").unlink()
+        index = {"weight_map": {"classifier.weight": file}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return change
+
+
 @pytest.mark.parametrize(
     "damage, words",
     [
         (lambda f: shutil.rmtree(f), "no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "cannot be used"),
-        (lambda f: (f / "sparse.safetensors").unlink(), "neither sparse.safetensors nor"),
-        (_config(architectures=None), "architectures"),
+        (lambda f: (f / "sparse.safetensors").unlink(), "has no weights"),
+        (_config(architectures=None), "architecture None"),
+        (_config(architectures=["logging"]), "logging"),
+        (_config(num_hidden_layers=1), "more than fits"),
+        (_config(intermediate_size=64), "config|cannot be loaded"),
+        (_config(num_attention_heads=5), "config|cannot be loaded"),
+        (lambda f: shutil.copy(f / "sparse.safetensors", f / "model.safetensors"), "remove one"),
+        (_index("weights.bin"), "no safetensors file"),
         (_config(architectures=["SomebodysModel"]), "SomebodysModel"),
         (_config(num_hidden_layers=3), "lack"),
         (lambda f: os.truncate(f / "sparse.safetensors", 9000), "sparse.safetensors"),

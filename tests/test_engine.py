@@ -219,6 +219,44 @@ def test_what_a_sparse_model_refuses(use):
         use(sparsify(layers()))
 
 
+def test_what_others_do_with_the_weight():
+    model = sparsify(layers())
+    dense, x = layers(), torch.randn(3, 30)
+    weight = model[0].weight
+    assert weight.dtype == torch.float32 and weight.shape == (40, 30)
+    assert torch.equal(nn.functional.linear(x, weight), nn.functional.linear(x, dense[0].weight))
+    assert torch.equal(weight.t() @ weight, dense[0].weight.t() @ dense[0].weight)
+
+
+def test_shapes_that_do_not_fit():
+    with pytest.raises(UsageError, match="does not fit"):
+        SparseLinear(Matrix(encode(sparse(20, 30, 0.4))), torch.zeros(3))
+    with pytest.raises(UsageError, match="bias"):
+        Matrix(encode(sparse(20, 30, 0.4))).linear(torch.ones(2, 30), torch.zeros(3))
+    large = sparsify(nn.Sequential(nn.Linear(1024, 1024)))
+    with pytest.raises(RuntimeError):
+        large(torch.ones(1024, 1))
+
+
+def test_layers_with_hooks_or_without_weights_are_left_alone():
+    model = nn.Sequential(nn.Linear(30, 40), nn.Linear(4, 4), nn.Linear(4, 4))
+    nn.init.zeros_(model[0].weight)
+    nn.init.zeros_(model[2].weight)
+    model[0].register_forward_hook(lambda *_: None)
+    model[1].weight = nn.Parameter(torch.empty(4, 0))
+    assert [type(m) for m in sparsify(model)] == [nn.Linear, nn.Linear, SparseLinear]
+    alone = nn.Linear(4, 4)
+    assert sparsify(alone).state_dict().keys() == {"weight", "bias"}
+
+
+def test_what_is_not_a_number_stays_so(variant):
+    weight = torch.zeros(3, 4)
+    weight[0] = 1
+    x = torch.tensor([[1.0, float("nan"), 0, 0], [float("inf"), 1, 1, 1]])
+    out = Matrix(encode(weight)).linear(x, None)
+    assert out[0, 0].isnan() and out[1, 0].isinf() and torch.equal(out[:, 1:], torch.zeros(2, 2))
+
+
 def test_moving_to_where_it_is_changes_nothing():
     model = sparsify(layers())
     x = torch.randn(3, 30)

@@ -84,6 +84,20 @@ static void activations() {
   }
 }
 
+static void extremes() {
+  std::vector<float> w;
+  const Matrix one = random(1, 1, 1.0, w);
+  std::vector<float> x(kPanel, NAN), y(kPanel);
+  for (auto kind : {Activation::gelu, Activation::gelu_tanh, Activation::relu}) {
+    current().product(one.view(), x.data(), y.data(), kPanel, 0, 1, nullptr, nullptr, kind);
+    expect("activation of what is not a number", std::isnan(y[0]), 1, 0);
+  }
+  x.assign(kPanel, -1e4f / w[0]);
+  current().product(one.view(), x.data(), y.data(), kPanel, 0, 1, nullptr, nullptr,
+                    Activation::gelu);
+  expect("gelu far below", y[0], 0, 0);
+}
+
 static void attention() {
   const int heads = 2, size = 9, features = heads * size;
   for (int length : {1, 5, 16, 17, 64, 70, 150})
@@ -148,7 +162,7 @@ int main() {
   for (const auto& name : variants()) {
     choose(name);
     const int before = wrong;
-    products(), activations(), attention(), norms();
+    products(), activations(), extremes(), attention(), norms();
     std::printf("%s: %d wrong\n", name.c_str(), wrong - before);
   }
   return wrong != 0;

@@ -27,6 +27,7 @@ from prunella.experiments.folder import (
 )
 from prunella.experiments.study import LEVELS, MODEL, Study
 from prunella.hf.checkpoints import latest, put
+from prunella.runtime import engine
 
 SCHEMA = 1
 ROUNDING = 1e-6  # metrics are computed in float32
@@ -48,6 +49,8 @@ def run(config: RunConfig, console: Console) -> tuple[Path, dict[str, Any]]:
         KeyboardInterrupt: as asked, after the step and its checkpoint.
     """
     config.check()
+    if config.form == "sparse":
+        engine.variant()  # refuses, or tells, now rather than after the training
     output = find(config) if config.resume else place(config)
     if config.resume and not partial(output).exists() and (output / RESULT).is_file():
         console.print("this run is finished already")

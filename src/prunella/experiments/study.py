@@ -265,7 +265,11 @@ class Study:
         if engine.variant() is None:
             return None
         longest = max(max(rows["length"]) for rows in self.dev.values())
-        measured = bench.bench(saved, length=longest, seconds=SPEED_SECONDS)
+        try:
+            measured = bench.bench(saved, length=longest, seconds=SPEED_SECONDS)
+        except UsageError as error:
+            self.console.print(f"the speed was not measured: {error}")
+            return None
         return {name: value for name, value in measured.items() if name != "model"}
 
     def _count(self, model: PreTrainedModel, saved: Path) -> dict[str, Any]:

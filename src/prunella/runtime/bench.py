@@ -70,11 +70,20 @@ def bench(
         for kind in ("dense", "sparse"):
             started = time.perf_counter()
             models[kind] = load(model, kind)
+            models[kind].float()  # as the sparse one, whatever is on disk
             loading[kind] = time.perf_counter() - started
         inputs = _inputs(models["dense"], batch, length, decode)
         with torch.inference_mode():
-            steps = {kind: _step(models[kind], inputs, decode) for kind in models}
-            first = {kind: step() for kind, step in steps.items()}
+            try:
+                steps = {kind: _step(models[kind], inputs, decode) for kind in models}
+                first = {kind: step() for kind, step in steps.items()}
+            except UsageError:
+                raise
+            except Exception as error:  # models read other things than tokens, or not any
+                raise UsageError(
+                    f"{type(models['dense']).__name__} cannot be run on {batch} × {length} random "
+                    f"tokens ({error}); ask for fewer, or measure it with your own inputs"
+                ) from error
             times = alternate(steps, ROUNDS, seconds)
         per = max(decode, 1)
         latency = {kind: 1000 * median(spent) / per for kind, spent in times.items()}
@@ -180,19 +189,24 @@ def _threads(count: int) -> Iterator[None]:
 
 def _inputs(model: Any, batch: int, length: int, decode: int) -> dict[str, Tensor]:
     config = model.config
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and length + decode > longest:
+    longest = getattr(config, "max_position_embeddings", None) or 0
+    if 0 < longest < length + decode:
         raise UsageError(
             f"length + decode is {length + decode}, but the model takes {longest} tokens; ask for "
             "fewer"
         )
+    if not hasattr(config, "vocab_size"):
+        raise UsageError(f"{type(model).__name__} has no vocabulary; bench runs models of text")
     if decode and not (model.can_generate() and not config.is_encoder_decoder):
         raise UsageError(
             f"{type(model).__name__} does not write text token by token; leave decode at 0"
         )
-    low = 1 if config.pad_token_id == 0 else 0
+    low = 1 if getattr(config, "pad_token_id", None) == 0 else 0
     noise = torch.Generator().manual_seed(0)
     ids = torch.randint(low, config.vocab_size, (batch, length), generator=noise)
+    end = getattr(config, "eos_token_id", None)
+    if isinstance(end, int):
+        ids[ids == end], ids[:, -1] = low, end  # some heads read at the end's place
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids

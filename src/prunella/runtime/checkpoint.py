@@ -13,36 +13,23 @@ from typing import Any, Literal, get_args
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prunella.bitmask import Coded, decode
+from prunella.bitmask import Coded, can_code, decode
 from prunella.errors import Unsaved, UsageError
 from prunella.runtime import files
 from prunella.runtime.encoder import fuse
 from prunella.runtime.engine import variant
+from prunella.runtime.folder import DENSE, ONNX, WEIGHTS, opened
 from prunella.runtime.linear import WORTH, linears, replace, sparsify
 
 Engine = Literal["sparse", "dense"]
 Format = Literal["sparse", "dense", "onnx"]
 
-DENSE = "model.safetensors"
-ONNX = "model.onnx"
 # Options of from_pretrained that are of the loading, and not of the config.
 _LOADING = ("dtype", "ignore_mismatched_sizes", "output_loading_info")
-INDEX = "model.safetensors.index.json"  # in which of several files each tensor is
-WEIGHTS = (files.FILE, DENSE, INDEX, ONNX)
-# What a checkpoint folder holds besides weights and config.json: the tokenizer's files.
-COMPANIONS = (
-    "*tokenizer*",
-    "*vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "*.model",
-    "chat_template*",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
+CONFIG = "config.json"
 
 
 def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> None:
@@ -66,8 +53,8 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> None
         with safe_open(aside / DENSE, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             files.write(tensors, aside / files.FILE)
+            _warn_of_negative_zeros(tensors)
         (aside / DENSE).unlink()
-    _warn_of_negative_zeros(tensors)
 
 
 def load(folder: str | Path, engine: Engine = "sparse") -> Any:
@@ -88,11 +75,7 @@ def load(folder: str | Path, engine: Engine = "sparse") -> Any:
     if engine not in get_args(Engine):
         raise UsageError(f"engine is {engine!r}; it must be one of {', '.join(get_args(Engine))}")
     config, architecture = _architecture(folder)
-    if not any((folder / name).is_file() for name in (files.FILE, DENSE, INDEX)):
-        raise UsageError(
-            f"{folder} has neither {files.FILE} nor {DENSE}; give a folder that prunella.save or "
-            "save_pretrained wrote"
-        )
+    opened(folder)  # refuses what cannot be read safely
     if engine == "dense":
         return _whole(architecture, folder)
     model = None
@@ -121,23 +104,25 @@ def from_pretrained(architecture: Any, source: str | Path, **options: Any) -> An
     from transformers import AutoConfig
 
     loading = {n: options.pop(n) for n in list(options) if n in _LOADING}
-    config = AutoConfig.from_pretrained(source, **options)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
     if hasattr(architecture, "from_config"):  # only a model's own class takes given tensors
         with torch.device("meta"):
             architecture = type(architecture.from_config(config))
     state = {n: decode(t) if isinstance(t, Coded) else t for n, t in files.read(path)}
     loaded = architecture.from_pretrained(None, config=config, state_dict=state, **loading)
-    _generation(loaded[0] if isinstance(loaded, tuple) else loaded, Path(source))
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    model.config.name_or_path = str(source)
+    _generation(model, Path(source))
     return loaded
 
 
 def export(source: str | Path, target: str | Path, format: Format) -> None:
-    """Write a checkpoint in another form, its tokenizer along.
+    """Write a checkpoint in another form, all other files along; tensors are the same to the bit.
 
     Args:
         source: a checkpoint folder, sparse or dense.
         target: another folder.
-        format: ``sparse``, ``dense`` (Transformers' own files) or ``onnx`` (``model.onnx``, run
+        format: ``sparse``, ``dense`` (Transformers' own file) or ``onnx`` (``model.onnx``, run
             once in onnxruntime and compared).
 
     Raises:
@@ -149,21 +134,26 @@ def export(source: str | Path, target: str | Path, format: Format) -> None:
         raise UsageError(f"format is {format!r}; it must be one of {', '.join(get_args(Format))}")
     if target.resolve() == source.resolve():
         raise UsageError(f"{target} would be written over itself; export to another folder")
-    model = load(source, "dense")
-    if format == "sparse":
-        save(model, target)
+    if not (source / CONFIG).is_file():
+        raise UsageError(f"{source} has no {CONFIG}; give a Transformers checkpoint folder")
+    _, stored = opened(source)
     with _aside(target) as aside:
-        if format == "dense":
-            _save_dense(model, aside, None)
-        elif format == "onnx":
+        if format == "onnx":
             from prunella.runtime.onnx import export_onnx
 
-            model.config.save_pretrained(aside)
-            export_onnx(model, aside / ONNX, tokenizer=_tokenizer(source))
-        for pattern in COMPANIONS:
-            for path in source.glob(pattern):
-                if path.is_file() and path.name not in WEIGHTS:
-                    shutil.copy2(path, aside / path.name)
+            export_onnx(load(source, "dense"), aside / ONNX, tokenizer=_tokenizer(source))
+        else:
+            tensors = {n: decode(t) if isinstance(t, Coded) else t for n, t in stored}
+            if format == "sparse":
+                files.write(tensors, aside / files.FILE)
+                _warn_of_negative_zeros(tensors)
+            else:
+                save_file(tensors, aside / DENSE, {"format": "pt"})
+        for path in source.iterdir():
+            if path.name == "additional_chat_templates":
+                shutil.copytree(path, aside / path.name)
+            elif path.is_file() and not _is_weights(path):
+                shutil.copy2(path, aside / path.name)
 
 
 def size(folder: str | Path) -> int:
@@ -181,7 +171,10 @@ def _tokenizer(folder: Path) -> Any:
 
     if not any(folder.glob("*tokenizer*")):
         return None
-    return AutoTokenizer.from_pretrained(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # broken files make the loaders raise almost anything
+        raise UsageError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -195,11 +188,17 @@ def _check_model(model: nn.Module) -> None:
             f"{type(model).__name__} is not a model of Transformers, whose config a checkpoint "
             "needs; save its tensors with prunella.runtime.files.write(model.state_dict(), PATH)"
         )
+    masked = [name for name in model.state_dict() if name.endswith("weight_mask")]
+    if masked:
+        raise UsageError(
+            f"{masked[0]} lies over a weight, as torch.nn.utils.prune puts it; make masks "
+            "permanent first, with torch.nn.utils.prune.remove"
+        )
 
 
 def _warn_of_negative_zeros(tensors: Mapping[str, Tensor]) -> None:
     """Tell who zeroed weights with a product why the file is so large."""
-    matrices = [t for t in tensors.values() if t.ndim == 2 and t.is_floating_point()]
+    matrices = [t for t in tensors.values() if t.ndim == 2 and can_code(t.dtype)]
     count = sum(int(((m == 0) & m.signbit()).sum()) for m in matrices)
     if count > 0.01 * sum(m.numel() for m in matrices):
         warnings.warn(
@@ -215,6 +214,10 @@ def _save_dense(model: Any, folder: Path, tokenizer: Any) -> None:
         tokenizer.save_pretrained(folder)
 
 
+def _is_weights(path: Path) -> bool:
+    return any(path.match(pattern) for pattern in WEIGHTS)
+
+
 @contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
     """A folder to write to, whose files are then put into another one, the weights last."""
@@ -224,13 +227,16 @@ def _aside(folder: Path) -> Iterator[Path]:
             aside = Path(name)
             yield aside
             written = {path.name for path in aside.iterdir()}
-            for name in sorted(written, key=lambda name: name in WEIGHTS):
-                with (aside / name).open("rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(aside / name, folder / name)
-            if not written.isdisjoint(WEIGHTS):
-                for name in set(WEIGHTS) - written:
-                    (folder / name).unlink(missing_ok=True)
+            for path in sorted(aside.iterdir(), key=_is_weights):
+                if path.is_dir():
+                    shutil.rmtree(folder / path.name, ignore_errors=True)
+                else:
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+                os.replace(path, folder / path.name)
+            for path in folder.iterdir():
+                if _is_weights(path) and path.name not in written:
+                    path.unlink()
     except OSError as error:
         raise Unsaved(f"{folder} cannot be written to: {error}") from error
 
@@ -242,18 +248,20 @@ def _architecture(folder: Path) -> tuple[Any, Any]:
     """Config and class of the model in a folder."""
     import transformers
 
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"{folder} has no config.json; give a Transformers checkpoint folder")
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder} has no {CONFIG}; give a Transformers checkpoint folder")
     try:
-        config = transformers.AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{folder / 'config.json'} cannot be used: {error}") from error
-    names = config.architectures or []
-    architecture = getattr(transformers, names[0], None) if names else None
-    if architecture is None:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        names = config.architectures or [None]
+        architecture = getattr(transformers, str(names[0]), None)
+    except Exception as error:  # broken files make the loaders raise almost anything
+        raise UsageError(f"{folder / CONFIG} cannot be used: {error}") from error
+    if not (
+        isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)
+    ):
         raise UsageError(
-            f"config.json of {folder} names the architectures {names}, none of which this version "
-            "of Transformers has; save the model with save_pretrained, or update Transformers"
+            f"{folder / CONFIG} names the architecture {names[0]!r}, which this version of "
+            "Transformers does not have; save the model with save_pretrained, or update it"
         )
     return config, architecture
 
@@ -262,15 +270,18 @@ def _whole(architecture: Any, folder: Path) -> Any:
     """The dense model, none of whose weights Transformers had to make up."""
     try:
         model, report = from_pretrained(architecture, folder, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, UsageError):
-            raise
+    except UsageError:
+        raise
+    except Exception as error:  # as above
         raise UsageError(f"the model in {folder} cannot be loaded: {error}") from error
-    if report["missing_keys"]:
-        raise UsageError(
-            f"the weights in {folder} lack {sorted(report['missing_keys'])[0]} of "
-            f"{architecture.__name__}; save the model again"
-        )
+    # A sparse file was written from this very class, so that nothing can be left over.
+    left = report["unexpected_keys"] if (folder / files.FILE).is_file() else ()
+    for odd, what in ((report["missing_keys"], "lack"), (left, "have more than fits:")):
+        if odd:
+            raise UsageError(
+                f"the weights in {folder} {what} {min(odd)} of {architecture.__name__}; give the "
+                "config that the model was saved with"
+            )
     return model.eval()
 
 
@@ -283,9 +294,12 @@ def _assemble(architecture: Any, config: Any, folder: Path) -> Any:
     from transformers.initialization import no_init_weights
 
     tensors = dict(files.read(folder / files.FILE))
-    with no_init_weights():
-        model = architecture(config)
-    model.tie_weights()
+    try:
+        with no_init_weights():
+            model = architecture(config)
+        model.tie_weights()
+    except Exception as error:  # as above
+        raise UsageError(f"{folder / CONFIG} cannot be used: {error}") from error
     layers = linears(model)
     sparse = {
         name: tensor
@@ -299,18 +313,27 @@ def _assemble(architecture: Any, config: Any, folder: Path) -> Any:
         for name, tensor in tensors.items()
         if name not in sparse
     }
-    report = model.load_state_dict(state, strict=False, assign=True)
+    try:
+        report = model.load_state_dict(state, strict=False, assign=True)
+    except RuntimeError as error:
+        raise UsageError(f"the weights in {folder} do not fit its {CONFIG}: {error}") from error
     missing = set(report.missing_keys)
     if report.unexpected_keys or not missing <= sparse.keys() | model.all_tied_weights_keys.keys():
         return None
     model.tie_weights(missing_keys=missing)
+    model.eval().float().requires_grad_(False)
     replace(model, {name.removesuffix(".weight"): tensor for name, tensor in sparse.items()})
     _generation(model, folder)
-    return model.eval().float().requires_grad_(False)
+    return model
 
 
 def _generation(model: Any, folder: Path) -> None:
     from transformers import GenerationConfig
 
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        except Exception as error:  # as above
+            raise UsageError(
+                f"{folder / 'generation_config.json'} cannot be used: {error}"
+            ) from error

@@ -64,14 +64,18 @@ class FusedEncoder(nn.Module):
     front of a sentence, from where some heads read; masks that differ from query to query), the
     layers are computed one after another, as before.
 
+    Biases and layer norms are taken over at the first pass; changes after that are not seen.
+
     Args:
         encoder: the encoder, each of whose linear layers is a ``SparseLinear``.
         paths: where the parts of its layers are.
+        config: the model's.
     """
 
-    def __init__(self, encoder: Any, paths: dict[str, str]):
+    def __init__(self, encoder: Any, paths: dict[str, str], config: Any):
         super().__init__()
         self.layer: Any = encoder.layer
+        self.config = config
         # In a list, for its parameters not to be listed twice.
         self._eager = [encoder]
         self._inside = list(encoder.layer.modules())
@@ -79,11 +83,12 @@ class FusedEncoder(nn.Module):
         self._native: Any = None
         self.eval()
 
+    @torch.compiler.disable
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> Any:
-        lengths = _lengths(hidden_states, attention_mask)
-        if lengths is None or self._watched() or _asked_for_more(kwargs):
+        lengths = self._lengths(hidden_states, attention_mask)
+        if lengths is None or self._watched() or self._asked_for_more(kwargs):
             return self._eager[0](hidden_states, attention_mask, **kwargs)
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
@@ -98,14 +103,13 @@ class FusedEncoder(nn.Module):
             hidden: [sentences, tokens, features].
             lengths: [sentences], tokens of each that are not padding.
         """
-        if self._native is None:
-            self._native = _build(self.layer, self._paths)
+        native = self._engine()
         longest = hidden.shape[1]
         padded = bool((lengths < longest).any())
-        valid = torch.arange(longest) < lengths[:, None]
-        tokens = hidden[valid] if padded else hidden.contiguous()
+        valid = torch.arange(longest, device="cpu") < lengths[:, None]
+        tokens = (hidden[valid] if padded else hidden).resolve_neg().contiguous()
         out = torch.empty_like(tokens)
-        self._native.run(
+        native.run(
             tokens.data_ptr(),
             out.data_ptr(),
             [length for length in lengths.tolist() if length],
@@ -113,39 +117,69 @@ class FusedEncoder(nn.Module):
         )
         return torch.zeros_like(hidden).masked_scatter_(valid[:, :, None], out) if padded else out
 
+    def _engine(self) -> Any:
+        if self._native is None:
+            self._native = _build(self.layer, self._paths)
+        return self._native
+
     def _watched(self) -> bool:
-        return any(m._forward_hooks or m._forward_pre_hooks for m in self._inside)
+        """Whether somebody listens inside, other than Transformers at rest.
+
+        Its hooks stay once hidden states were asked for; what they collect into, only while asked.
+        """
+        from transformers.utils.output_capturing import _active_collector
+
+        if _active_collector.get():
+            return True
+        hooks = (
+            hook
+            for module in self._inside
+            for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        )
+        return any(hook.__module__ != "transformers.utils.output_capturing" for hook in hooks)
+
+    def _asked_for_more(self, kwargs: dict[str, Any]) -> bool:
+        graph = torch.is_grad_enabled() and any(p.requires_grad for p in self.layer.parameters())
+        return bool(
+            kwargs.get("encoder_hidden_states") is not None
+            or kwargs.get("past_key_values") is not None
+            or kwargs.get("is_causal")
+            or kwargs.get("output_attentions")
+            or kwargs.get("output_hidden_states")
+            or self.config._attn_implementation not in ("sdpa", "eager")
+            or graph
+        )
+
+    def _lengths(self, hidden: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Tokens of each sentence, the rest of it padding; None if that is not all there is."""
+        if (
+            not engine.has_values(hidden)
+            or hidden.ndim != 3
+            or not hidden.is_cpu
+            or hidden.dtype != torch.float32
+            or hidden.requires_grad
+            or not hidden.numel()
+            or hidden.shape[-1] != self._engine().features
+        ):
+            return None
+        sentences, longest = hidden.shape[:2]
+        if mask is None:
+            return torch.full((sentences,), longest, device="cpu")
+        if mask.ndim != 4 or mask.shape[-1] != longest:
+            return None
+        if mask.is_floating_point():  # added to the scores: 0, or so low that nothing is left
+            seen = mask == 0
+            if not bool((seen | (mask <= torch.finfo(mask.dtype).min / 2)).all()):
+                return None
+            mask = seen
+        if mask.dtype != torch.bool:
+            return None
+        lengths = mask[:, 0, 0].sum(1).expand(sentences)
+        in_front = torch.arange(longest, device="cpu") < lengths[:, None, None, None]
+        return lengths if bool((mask == in_front).all()) else None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_native": None}  # made again from the layers
-
-
-def _lengths(hidden: Tensor, mask: Tensor | None) -> Tensor | None:
-    """Tokens of each sentence, the rest of it being padding; None if a mask says other things."""
-    sentences, longest = hidden.shape[:2]
-    if hidden.dtype != torch.float32 or hidden.requires_grad or not hidden.numel():
-        return None
-    if mask is None:
-        return torch.full((sentences,), longest)
-    if mask.ndim != 4 or mask.shape[-1] != longest:
-        return None
-    if mask.dtype != torch.bool:  # added to the scores: 0, or so low that nothing is left
-        seen = mask == 0
-        if not bool((seen | (mask <= torch.finfo(mask.dtype).min / 2)).all()):
-            return None
-        mask = seen
-    lengths = mask[:, 0, 0].sum(1).expand(sentences)
-    in_front = torch.arange(longest) < lengths[:, None, None, None]
-    return lengths if bool((mask == in_front).all()) else None
-
-
-def _asked_for_more(kwargs: dict[str, Any]) -> bool:
-    return bool(
-        kwargs.get("encoder_hidden_states") is not None
-        or kwargs.get("past_key_values") is not None
-        or kwargs.get("output_attentions")
-        or kwargs.get("output_hidden_states")
-    )
 
 
 def _build(layers: Any, paths: dict[str, str]) -> Any:
@@ -173,9 +207,10 @@ def fuse(model: nn.Module) -> None:
     """Put fused encoders where the model has encoders that the engine can compute whole."""
     for name, module in list(model.named_modules()):
         paths = FAMILY.get(type(module).__name__)
-        if paths is not None and _fits(module, paths):
+        if paths is not None and _fits(module, paths) and name:
             parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, FusedEncoder(module, paths))
+            holder: Any = model.get_submodule(parent)
+            setattr(holder, attribute, FusedEncoder(module, paths, holder.config))
 
 
 def _fits(encoder: Any, paths: dict[str, str]) -> bool:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunella.bitmask import Coded, decode, encode
 from prunella.errors import UsageError
@@ -21,10 +21,13 @@ VARIABLE = "PRUNELLA_ENGINE"
 PANEL = 64  # tokens side by side, as in native/kernels.hpp
 
 _native: Any
+_missing = ""
 try:
     from prunella.runtime import _native
-except ImportError:
-    _native = None
+except ModuleNotFoundError:
+    _native, _missing = None, "it was installed without a C++ compiler"
+except ImportError as error:
+    _native, _missing = None, f"it cannot be loaded: {error}"
 
 
 @cache
@@ -40,12 +43,12 @@ def variant() -> str | None:
     if _native is None:
         if wanted:
             raise UsageError(
-                f"{VARIABLE}={wanted}, but this installation has no engine; install a C++ "
-                "compiler (GCC 12 or Clang), then prunella again"
+                f"{VARIABLE}={wanted}, but this installation has no engine ({_missing}); install "
+                "a C++ compiler (GCC 12 or Clang), then prunella again"
             )
         warnings.warn(
-            "this installation of prunella has no engine (it was installed without a C++ "
-            "compiler): sparse models are computed densely, by torch",
+            f"this installation of prunella has no engine ({_missing}): sparse models are computed "
+            "densely, by torch",
             stacklevel=2,
         )
         return None
@@ -60,6 +63,17 @@ def variant() -> str | None:
 def variants() -> tuple[str, ...]:
     """Names of the variants this machine can run, the fastest first; none without an engine."""
     return () if _native is None else tuple(_native.variants())
+
+
+def plain(tensor: Tensor) -> bool:
+    """Whether the engine can read a tensor where it is."""
+    return tensor.dtype == torch.float32 and tensor.is_cpu and tensor.is_contiguous()
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor is plain memory, and nothing is being traced that would miss what we do."""
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return type(tensor) in (Tensor, nn.Parameter) and not tracing
 
 
 def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -93,6 +107,10 @@ class Matrix:
             coded: the matrix [out, in] (bfloat16, float16 and float64 become float32).
             transposed: ``coded`` is [in, out], as in GPT-2's Conv1D.
         """
+        if variant() is None:
+            raise UsageError(
+                "there is no engine to hold a matrix; load the model with engine='dense'"
+            )
         # -0.0 is a value in a file, and nothing in a product.
         if coded.values.count_nonzero() < coded.values.numel():
             coded = encode(decode(coded) + 0.0)
@@ -118,7 +136,7 @@ class Matrix:
 
     def dense(self) -> Tensor:
         """All weights [out, in], float32."""
-        dense = torch.empty(self.shape)
+        dense = torch.empty(self.shape, dtype=torch.float32, device="cpu")
         self._native.dense(dense.data_ptr())
         return dense
 
@@ -126,15 +144,25 @@ class Matrix:
         """x Wᵀ + bias, for x [..., in]. Zeros are skipped, even where x is not finite.
 
         Raises:
-            UsageError: x is not a float32 tensor [..., in] of the CPU.
+            UsageError: x is not a float32 tensor [..., in] of the CPU, or bias not one [out].
         """
         rows, cols = self.shape
+        if not has_values(x):
+            raise UsageError(
+                f"the engine computes with values, and can neither be traced nor take a "
+                f"{type(x).__name__}; load the model with engine='dense'"
+            )
+        if bias is not None and (bias.shape != (rows,) or not plain(bias)):
+            raise UsageError(
+                f"the bias of a sparse matrix of {rows} rows is float32 [{rows}] on the CPU; this "
+                f"is {bias.dtype} {list(bias.shape)} on {bias.device}"
+            )
         if x.dtype != torch.float32 or x.device.type != "cpu" or x.ndim < 1 or x.shape[-1] != cols:
             raise UsageError(
                 f"a sparse matrix takes float32 on the CPU, [..., {cols}]; this is {x.dtype} on "
                 f"{x.device}, {list(x.shape)}; convert it, or load the model with engine='dense'"
             )
-        x = x.contiguous()
+        x = x.resolve_neg().contiguous()
         out = x.new_empty((*x.shape[:-1], rows))
         tokens = out.numel() // rows
         if tokens:
@@ -148,7 +176,7 @@ class Matrix:
         return out
 
     def product(self, panels: Tensor) -> Tensor:
-        """W x in the engine's own layout, in which encoders keep activations between layers.
+        """W x in the engine's own layout, as within an encoder; for measurements and tests.
 
         Args:
             panels: contiguous float32 [panels, in, 64], 64 tokens side by side.

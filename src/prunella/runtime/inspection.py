@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from prunella.bitmask import Coded
 from prunella.errors import UsageError
 from prunella.prunable import SCOPES, Count, Scopes, find_prunable, named_parameters
-from prunella.runtime.files import FILE, Sizes, read, sizes
+from prunella.runtime.files import FILE, Sizes, sizes
+from prunella.runtime.folder import opened
 
 CONFIG = "config.json"
-DENSE = "model.safetensors"
-INDEX = "model.safetensors.index.json"  # in which of several files each tensor is
-PICKLED = ("pytorch_model*.bin*", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ def inspect(folder: Path) -> Inspection:
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{folder / CONFIG} cannot be read ({error}); save it again") from error
-    paths, tensors = _open(folder)
+    paths, tensors = opened(folder)
     held = {}
     for name, tensor in tensors:
         told = _look(name, tensor)
@@ -168,53 +165,6 @@ def _told(count: Count) -> dict[str, Any]:
 def _natural(name: str) -> str:
     """What to sort by, so that layer 10 comes after layer 2."""
     return re.sub("[0-9]+", lambda number: number[0].zfill(9), name)
-
-
-def _open(folder: Path) -> tuple[list[Path], Iterator[tuple[str, Tensor | Coded]]]:
-    """The files with weights, and the tensors in them, one at a time."""
-    if (folder / FILE).is_file():
-        return [folder / FILE], read(folder / FILE)
-    if (folder / DENSE).is_file():
-        return [folder / DENSE], _dense(folder / DENSE, None)
-    if (folder / INDEX).is_file():
-        shards = _shards(folder / INDEX)
-        return list(shards), (pair for shard in shards.items() for pair in _dense(*shard))
-    pickled = [path.name for pattern in PICKLED for path in sorted(folder.glob(pattern))]
-    if pickled:
-        raise UsageError(
-            f"the weights in {folder} are pickled ({pickled[0]}), and such a file can run any "
-            "code; convert it to safetensors, as by from_pretrained and save_pretrained"
-        )
-    raise UsageError(
-        f"the folder {folder} has no weights, for {FILE}, {DENSE} and {INDEX} are missing; give a "
-        "whole checkpoint"
-    )
-
-
-def _shards(index: Path) -> dict[Path, list[str]]:
-    """The files that an index names, and which tensors each is to hold."""
-    try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards: dict[Path, list[str]] = {}
-        for name, file in places.items():
-            if Path(file).name != file:
-                raise ValueError(f"{file!r} is no file beside it")
-            shards.setdefault(index.with_name(file), []).append(name)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(f"{index} is damaged ({error!r}); save the model again") from error
-    return shards
-
-
-def _dense(path: Path, names: list[str] | None) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a file as they are: those named, or all."""
-    try:
-        with safe_open(path, "pt") as file:
-            for name in file.keys() if names is None else names:
-                yield name, file.get_tensor(name)
-    except (SafetensorError, OSError, RuntimeError) as error:  # torch lacks some dtypes
-        raise UsageError(
-            f"{path} cannot be read ({error}); save the model again, or fetch the file anew"
-        ) from error
 
 
 def _look(name: str, tensor: Tensor | Coded) -> Held | None:

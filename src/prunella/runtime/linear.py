@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from prunella.bitmask import Coded, encode
 from prunella.errors import UsageError
@@ -41,16 +43,26 @@ class SparseLinear(nn.Module):
         self.transposed = transposed
         self.out_features, self.in_features = matrix.shape
         if bias is not None:
+            if bias.shape != (self.out_features,):
+                raise UsageError(
+                    f"a bias {list(bias.shape)} does not fit a matrix of {self.out_features} rows; "
+                    f"give [{self.out_features}]"
+                )
             bias = nn.Parameter(bias.detach().float().contiguous(), requires_grad=False)
         self.register_parameter("bias", bias)
         self.eval()
 
     @property
     def weight(self) -> Tensor:
-        """The weight's shape and dtype, without values, for code that asks for them (T5's)."""
-        shape = self.matrix.shape
-        return torch.empty(shape[::-1] if self.transposed else shape, device="meta")
+        """The dense weight, made when something computes with it; T5 asks only for its dtype."""
+        return _Weight(self)
 
+    def dense(self) -> Tensor:
+        """The dense weight, laid out as it was."""
+        weight = self.matrix.dense()
+        return weight.t().contiguous() if self.transposed else weight
+
+    @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():
             raise UsageError(f"{_INFERENCE_ONLY}, and its input asks for a gradient; {_LOAD_DENSE}")
@@ -69,19 +81,13 @@ class SparseLinear(nn.Module):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        probe = fn(torch.empty(0))
-        if probe.dtype != torch.float32 or probe.device.type != "cpu":
-            raise UsageError(
-                "a model with sparse matrices runs in float32 on the CPU, and cannot be moved to "
-                f"{probe.device} as {probe.dtype}; {_LOAD_DENSE}"
-            )
+        _check_move(fn)
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        weight = self.matrix.dense()
-        destination[f"{prefix}weight"] = weight.t().contiguous() if self.transposed else weight
+        destination[f"{prefix}weight"] = self.dense()
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, *args: Any) -> None:
@@ -92,6 +98,29 @@ _INFERENCE_ONLY = "a model with sparse matrices is for inference"
 _LOAD_DENSE = "load it with prunella.load(..., engine='dense')"
 
 
+class _Weight(Tensor):
+    """A weight that has a shape and a dtype, and values once something computes with it."""
+
+    layer: SparseLinear
+
+    @staticmethod
+    def __new__(cls, layer: SparseLinear) -> _Weight:
+        shape = layer.matrix.shape
+        side = shape[::-1] if layer.transposed else shape
+        weight: Any = cls._make_wrapper_subclass(
+            cls, side, dtype=torch.float32, device=torch.device("cpu")
+        )
+        weight.layer = layer
+        return weight
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        args, kwargs = tree_map_only(_Weight, lambda w: w.layer.dense(), (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
 class DenseLinear(nn.Linear):
     """A large layer that stays dense, such as the output layer of a language model.
 
@@ -99,11 +128,13 @@ class DenseLinear(nn.Linear):
     (benchmarks/README.md). All else is torch's.
     """
 
+    @torch.compiler.disable
     def forward(self, input: Tensor) -> Tensor:
         tensors = [t for t in (input, self.weight, self.bias) if t is not None]
-        plain = all(t.dtype == torch.float32 and t.is_cpu and t.is_contiguous() for t in tensors)
+        plain = all(engine.has_values(t) and engine.plain(t) and not t.is_neg() for t in tensors)
         graph = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        if plain and not graph and input.numel() == self.in_features:
+        one = input.numel() == self.in_features and input.shape[-1] == self.in_features
+        if plain and one and not graph:
             return engine.dense_linear(input, self.weight, self.bias)
         return super().forward(input)
 
@@ -111,22 +142,38 @@ class DenseLinear(nn.Linear):
 def linears(model: nn.Module) -> dict[str, Any]:
     """The linear layers that may be replaced, by name: not those whose weight has other uses.
 
-    Subclasses of ``nn.Linear`` are left alone: who knows what they do with their weights.
+    Subclasses of ``nn.Linear`` are left alone, who knows what they do with their weights, and so
+    are layers with hooks, and the model where it is one itself.
     """
     uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     return {
         name: module
         for name, module in model.named_modules()
-        if (type(module) is nn.Linear or is_conv1d(module)) and uses[id(module.weight)] == 1
+        if (type(module) is nn.Linear or is_conv1d(module))
+        and name
+        and isinstance(module._parameters.get("weight"), nn.Parameter)
+        and module.weight.numel()
+        and uses[id(module.weight)] == 1
+        and not (module._forward_hooks or module._forward_pre_hooks)
     }
 
 
 def replace(model: nn.Module, coded: Mapping[str, Coded]) -> None:
     """Put sparse layers in place of the linear layers named, whose weights are given coded.
 
-    Large ones that stay become ``DenseLinear``.
+    Large ones that stay become ``DenseLinear``. The model refuses to be trained, moved or given
+    other weights from then on.
+
+    Raises:
+        UsageError: a weight is not of its layer's shape.
     """
     modules: list[Any] = [model.get_submodule(name) for name in coded]
+    for module, (name, weight) in zip(modules, coded.items(), strict=True):
+        if weight.shape != tuple(module.weight.shape):
+            raise UsageError(
+                f"the weight of {name} is {list(weight.shape)}, but the config asks for "
+                f"{list(module.weight.shape)}; give the config that the model was saved with"
+            )
     transposed = [is_conv1d(module) for module in modules]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         matrices = pool.map(Matrix, coded.values(), transposed)
@@ -137,6 +184,36 @@ def replace(model: nn.Module, coded: Mapping[str, Coded]) -> None:
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.numel() >= LARGE:
             module.__class__ = DenseLinear
+    if coded:
+        # On the model itself: its parts would be changed before a sparse layer could refuse.
+        attributes: Any = model
+        attributes.train = partial(_train, model)
+        attributes._apply = partial(_apply, model)
+        attributes.load_state_dict = partial(_load_state_dict, model)
+
+
+def _train(model: nn.Module, mode: bool = True) -> nn.Module:
+    if mode:
+        raise UsageError(f"{_INFERENCE_ONLY}, so it cannot be trained; {_LOAD_DENSE}")
+    return type(model).train(model, False)
+
+
+def _apply(model: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    _check_move(fn)
+    return type(model)._apply(model, fn, recurse)
+
+
+def _load_state_dict(model: nn.Module, *args: Any, **kwargs: Any) -> None:
+    raise UsageError(f"the weights of a sparse matrix do not change; {_LOAD_DENSE}")
+
+
+def _check_move(fn: Callable[[Tensor], Tensor]) -> None:
+    probe = fn(torch.empty(0, dtype=torch.float32, device="cpu"))
+    if probe.dtype != torch.float32 or probe.device.type != "cpu":
+        raise UsageError(
+            "a model with sparse matrices runs in float32 on the CPU, and cannot be moved to "
+            f"{probe.device} as {probe.dtype}; {_LOAD_DENSE}"
+        )
 
 
 def footprint(model: nn.Module) -> int:
@@ -164,8 +241,8 @@ def sparsify(model: nn.Module) -> nn.Module:
     if any(p.device.type != "cpu" for p in model.parameters()):
         raise UsageError("the engine runs on the CPU; move the model there: model.to('cpu')")
     model.eval().float().requires_grad_(False)
+    coded = {}
     if engine.variant() is not None:
-        coded = {}
         for name, module in linears(model).items():
             weight = module.weight
             if weight.count_nonzero() <= (1 - WORTH) * weight.numel():

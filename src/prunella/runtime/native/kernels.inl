@@ -20,8 +20,9 @@ inline Vec load(const float* p) { return *reinterpret_cast<const Unaligned*>(p);
 inline void store(float* p, Vec v) { *reinterpret_cast<Unaligned*>(p) = v; }
 inline Vec all(float x) { return x - Vec{}; }
 inline Vec choose(Int mask, Vec yes, Vec no) { return mask ? yes : no; }
-inline Vec max(Vec a, Vec b) { return choose(a > b, a, b); }
-inline Vec min(Vec a, Vec b) { return choose(a < b, a, b); }
+// What is not a number stays so in the first argument.
+inline Vec max(Vec a, Vec b) { return choose(b > a, b, a); }
+inline Vec min(Vec a, Vec b) { return choose(b < a, b, a); }
 inline int least(int a, int b) { return a < b ? a : b; }
 
 // eˣ for x in [-87, 88], clamped beyond: x = n ln 2 + r, and the Taylor series of eʳ, |r| <= 0.35,
@@ -43,9 +44,9 @@ inline Vec exp(Vec x) {
   return p * (Vec)power;  // a cast of vectors keeps the bits
 }
 
-// erf x as x P(x²) / Q(x²), fitted for the relative error on |x| <= 3.9 (2e-8), where it ends at 1.
-inline Vec erf(Vec x) {
-  x = min(max(x, all(-3.9f)), all(3.9f));
+// erf x as x P(x²) / Q(x²), fitted for the relative error on |x| <= 3.9 (2e-8); beyond it is ±1.
+inline Vec erf(Vec unbounded) {
+  const Vec x = min(max(unbounded, all(-3.9f)), all(3.9f));
   const Vec z = x * x;
   Vec p = all(2.06643381e-06f);
   p = p * z + 2.85055197e-04f;
@@ -59,7 +60,8 @@ inline Vec erf(Vec x) {
   q = q * z + 1.13817982e-01f;
   q = q * z + 5.01418710e-01f;
   q = q * z + 1.0f;
-  return x * p / q;
+  const Vec inside = x * p / q;
+  return choose(unbounded > 3.9f, all(1.0f), choose(unbounded < -3.9f, all(-1.0f), inside));
 }
 
 inline Vec activate(Vec x, Activation activation) {

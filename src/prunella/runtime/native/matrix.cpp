@@ -94,12 +94,12 @@ Matrix::Matrix(int rows, int cols, const uint8_t* bits, const float* values, siz
     for (int row = 0; row < rows; row++)
       for (int b = 0; b < blocks_; b++) {
         const uint32_t start = row_of(b)[row];
-        uint8_t* column = &columns_[start];
+        uint8_t* column = columns_.data() + start;
         each(bits, static_cast<size_t>(row) * cols + b * block_,
              std::min(block_, cols - b * block_),
              [&](int offset) { *column++ = static_cast<uint8_t>(offset); });
-        const size_t some = column - &columns_[start];
-        std::copy_n(values, some, &values_[start]);
+        const size_t some = column - (columns_.data() + start);
+        std::copy_n(values, some, values_.data() + start);
         values += some;
       }
   }

@@ -1,7 +1,6 @@
 // The engine as a Python module. Tensors come as addresses of contiguous float32 memory, which
 // prunella.runtime.engine has checked; the global lock is released while anything is computed.
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
