@@ -97,9 +97,24 @@ def tokens(batch: int, length: int) -> Tensor:
 
 def engines(options: argparse.Namespace) -> list[Row]:
     """Classifiers, of BERT-base's shapes at 90 % or given, with 1 × 128 tokens on all engines."""
-    if options.model:
-        return [_on_all_engines(folder.name, folder, options) for folder in options.model]
-    return [_on_all_engines("BERT-base, 90 %", saved(bert(0.9)), options)]
+    models = {"BERT-base, 90 %": saved(bert(0.9))}
+    for folder in options.model or []:
+        models[folder.name] = folder
+        models[f"BERT-base, masks of {folder.name}"] = saved(_masked_as(folder))
+    return [_on_all_engines(name, folder, options) for name, folder in models.items()]
+
+
+def _masked_as(folder: Path) -> PreTrainedModel:
+    """BERT-base's shapes with the masks of a smaller pruned BERT, tiled, its layers in turn."""
+    model = bert(0.0)
+    others = list(find_prunable(prunella.load(folder, "dense"))[0].values())
+    own = find_prunable(model)[0].values()
+    with torch.no_grad():
+        for i, prunable in enumerate(own):
+            weight, mask = prunable.parameter, others[i % len(others)].parameter != 0
+            times = [side // part for side, part in zip(weight.shape, mask.shape, strict=True)]
+            weight.masked_fill_(~mask.repeat(*times), 0)
+    return model
 
 
 def _on_all_engines(name: str, folder: Path, options: argparse.Namespace) -> Row:
@@ -369,7 +384,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("cases", nargs="+", choices=CASES, metavar="CASE")
-    parser.add_argument("--model", type=Path, action="append", help="for engines: a checkpoint")
+    parser.add_argument("--model", type=Path, action="append", help="for engines: a pruned BERT")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20.0, help="for each measurement")
     parser.add_argument("--json", type=Path)

@@ -375,6 +375,27 @@ def test_exports_are_the_same_model(bert):
     assert footprint(sparse) < footprint(model)
 
 
+def test_exports_take_all_other_files_along(bert):
+    folder, target = bert[1], bert[1].with_name("out")
+    (folder / "bpe.codes").write_text("a b")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool.jinja").write_text("{{ 1 }}")
+    target.mkdir()
+    for old in ("pytorch_model.bin", "model-00001-of-00002.safetensors"):
+        (target / old).write_text("of another model")
+    for _ in range(2):
+        prunella.export(folder, target, "sparse")
+        assert {str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()} == {
+            "bpe.codes",
+            "config.json",
+            "additional_chat_templates/tool.jinja",
+            "sparse.safetensors",
+        }
+    assert (target / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+    with pytest.raises(UsageError, match=r"no config\.json"):
+        prunella.export(folder.parent, target, "dense")
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_coarse_weights_on_disk(dtype, tmp_path):
     model = build("BertForSequenceClassification").to(dtype)

@@ -27,6 +27,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import prunella
 from prunella.cli import main
 from prunella.criteria import CRITERIA
+from prunella.errors import UsageError
+from prunella.experiments import study
 from prunella.experiments.config import RunConfig
 from prunella.experiments.run import run
 
@@ -235,6 +237,21 @@ def test_the_groups_of_gpt2_lie_along_its_inputs(gpt2: Path, prune: Prune) -> No
         assert ((groups != 0).sum(axis=1) == 2).all()
     assert result_of(folder)["sparsity"]["prunable"] == 0.5
     assert prunella.load(folder).config.pad_token_id is not None
+
+
+def test_a_speed_that_cannot_be_measured(prune: Prune, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise UsageError("no such input")
+
+    monkeypatch.setattr(study.bench, "bench", fail)
+    assert result_of(prune())["speed"] is None
+
+
+def test_the_dense_form(prune: Prune) -> None:
+    dense, sparse = prune("--save", "dense", output="dense"), prune(output="sparse")
+    assert (dense / "model.safetensors").is_file() and "speed" not in result_of(dense)
+    assert same_weights(dense, sparse)
+    assert AutoModelForSequenceClassification.from_pretrained(dense)
 
 
 def test_sparsity_zero_is_the_dense_run(prune: Prune) -> None:
