@@ -1,7 +1,7 @@
 """Tiny checkpoints and tiny GLUE folders, made on the spot: no test needs a network."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,8 @@ from transformers import (
     GPT2ForSequenceClassification,
     PreTrainedTokenizerFast,
 )
+
+from prunella.runtime import engine
 
 # Models here are tiny: a second thread would only be waited for.
 torch.set_num_threads(1)
@@ -116,3 +118,20 @@ def _text(n: int) -> str:
     source = random.Random(n)
     words = (*(GOOD if n % 2 else BAD), *source.sample(FILLERS, 2))
     return " ".join(source.choice(words) for _ in range(source.randint(4, 9)))
+
+
+@pytest.fixture(params=engine.variants())
+def variant(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every variant of the engine's kernels that this machine runs, in turn."""
+    before = engine.variant()
+    assert engine._native.choose(request.param)
+    yield request.param
+    engine._native.choose(before)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

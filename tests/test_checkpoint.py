@@ -19,6 +19,8 @@ from prunella.runtime import SparseLinear, checkpoint, engine
 from prunella.runtime.encoder import FusedEncoder
 from prunella.runtime.linear import footprint
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 BERT = {
     "hidden_size": 48,
     "num_hidden_layers": 2,
@@ -100,22 +102,6 @@ def outputs(model, inputs):
 
 def close(a, b):
     return torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(params=engine.variants())
-def variant(request):
-    before = engine.variant()
-    engine._native.choose(request.param)
-    yield request.param
-    engine._native.choose(before)
 
 
 @pytest.fixture

@@ -17,24 +17,10 @@ from prunella.runtime import engine
 from prunella.runtime.engine import Matrix
 from prunella.runtime.linear import DenseLinear, SparseLinear, footprint, sparsify
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 SHAPES = [(1, 1), (3, 5), (16, 16), (17, 33), (64, 257), (100, 96), (33, 600), (257, 1030)]
 TOKENS = [1, 2, 15, 16, 17, 33, 48, 64, 65, 130]
-
-
-@pytest.fixture(params=engine.variants())
-def variant(request):
-    native, before = engine._native, engine.variant()
-    assert native.choose(request.param)
-    yield request.param
-    native.choose(before)
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_this_machine_runs_the_engine():
