@@ -93,7 +93,8 @@ def prune(arguments: Sequence[str]) -> None:
         console.print(_verdict(result["max_drop"]))
     console.print(f"Checkpoint, result.json and dev predictions: {folder}")
     if "speed" in result:
-        console.print(f'It is run by prunella.load("{folder}"), measured by prunella bench --model')
+        console.print(f'Run it: prunella.load("{folder}")')
+        console.print(f"Measure it: prunella bench --model {folder}")
     if config.task == "demo":
         console.print(
             "The same on your own data:\n  prunella prune --model HUB_NAME_OR_FOLDER --task "
