@@ -366,7 +366,9 @@ def test_exports_take_all_other_files_along(bert):
     (folder / "bpe.codes").write_text("a b")
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tool.jinja").write_text("{{ 1 }}")
+    (folder / "optimizer.pt").write_text("of the training")
     target.mkdir()
+    (target / "mine.pt").write_text("not a model")
     for old in ("pytorch_model.bin", "model-00001-of-00002.safetensors"):
         (target / old).write_text("of another model")
     for _ in range(2):
@@ -374,6 +376,7 @@ def test_exports_take_all_other_files_along(bert):
         assert {str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()} == {
             "bpe.codes",
             "config.json",
+            "mine.pt",
             "additional_chat_templates/tool.jinja",
             "sparse.safetensors",
         }

@@ -21,7 +21,7 @@ from prunella.errors import Unsaved, UsageError
 from prunella.runtime import files
 from prunella.runtime.encoder import fuse
 from prunella.runtime.engine import variant
-from prunella.runtime.folder import DENSE, ONNX, WEIGHTS, opened
+from prunella.runtime.folder import DENSE, ONNX, PICKLED, WEIGHTS, opened
 from prunella.runtime.linear import WORTH, linears, replace, sparsify
 
 Engine = Literal["sparse", "dense"]
@@ -152,7 +152,7 @@ def export(source: str | Path, target: str | Path, format: Format) -> None:
         for path in source.iterdir():
             if path.name == "additional_chat_templates":
                 shutil.copytree(path, aside / path.name)
-            elif path.is_file() and not _is_weights(path):
+            elif path.is_file() and not any(map(path.match, (*WEIGHTS, *PICKLED))):
                 shutil.copy2(path, aside / path.name)
 
 
@@ -215,7 +215,7 @@ def _save_dense(model: Any, folder: Path, tokenizer: Any) -> None:
 
 
 def _is_weights(path: Path) -> bool:
-    return any(path.match(pattern) for pattern in WEIGHTS)
+    return any(map(path.match, WEIGHTS))
 
 
 @contextmanager

@@ -17,8 +17,8 @@ DENSE = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # in which of several files each tensor is
 ONNX = "model.onnx"
 PICKLED = ("pytorch_model*.bin*", "*.pt", "*.pth", "*.ckpt")
-# All that may hold weights, as patterns.
-WEIGHTS = (FILE, DENSE, INDEX, "model-*-of-*.safetensors", ONNX, *PICKLED)
+# Forms of a model's weights, as patterns: one replaces the others.
+WEIGHTS = (FILE, DENSE, INDEX, "model-*-of-*.safetensors", ONNX, "pytorch_model*.bin*")
 
 
 def opened(folder: Path) -> tuple[list[Path], Iterator[tuple[str, Tensor | Coded]]]:
