@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,8 +15,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from prunella.errors import Unsaved, UsageError
-from prunella.runtime import engine
+from prunella.errors import UsageError
+from prunella.runtime import engine, files
 from prunella.runtime.checkpoint import load, size
 from prunella.runtime.linear import SparseLinear, footprint
 
@@ -168,13 +167,8 @@ def table(result: Mapping[str, Any]) -> Table:
 
 def write(result: Mapping[str, Any], path: Path) -> None:
     """Write a result as JSON, whole or not at all."""
-    new = path.with_name(f".{path.name}.unfinished")
-    try:
+    with files.whole(path) as new:
         new.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        os.replace(new, path)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise Unsaved(f"{path} cannot be written: {error}") from error
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from prunella.errors import Unsaved, UsageError
 from prunella.runtime import files
 from prunella.runtime.encoder import fuse
 from prunella.runtime.engine import variant
-from prunella.runtime.folder import DENSE, ONNX, PICKLED, WEIGHTS, opened
+from prunella.runtime.folder import CONFIG, DENSE, ONNX, PICKLED, WEIGHTS, opened
 from prunella.runtime.linear import WORTH, linears, replace, sparsify
 
 Engine = Literal["sparse", "dense"]
@@ -29,7 +29,6 @@ Format = Literal["sparse", "dense", "onnx"]
 
 # Options of from_pretrained that are of the loading, and not of the config.
 _LOADING = ("dtype", "ignore_mismatched_sizes", "output_loading_info")
-CONFIG = "config.json"
 
 
 def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> None:

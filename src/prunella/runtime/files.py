@@ -126,9 +126,20 @@ def write(tensors: Mapping[str, Tensor], path: Path) -> None:
         "tensors": text,
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
+    with whole(path) as new:
+        _save(stored, metadata, new)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name to write a file under, which then takes the place of another one, or is removed.
+
+    Raises:
+        Unsaved: the disk is full, or the folder is not there or closed to us.
+    """
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        _save(stored, metadata, new)
+        yield new
         os.replace(new, path)
     except OSError as error:
         raise Unsaved(f"{path} could not be written: {error}") from error

@@ -13,6 +13,7 @@ from prunella.bitmask import Coded
 from prunella.errors import UsageError
 from prunella.runtime.files import FILE, read
 
+CONFIG = "config.json"
 DENSE = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # in which of several files each tensor is
 ONNX = "model.onnx"

@@ -17,9 +17,7 @@ from prunella.bitmask import Coded
 from prunella.errors import UsageError
 from prunella.prunable import SCOPES, Count, Scopes, find_prunable, named_parameters
 from prunella.runtime.files import FILE, Sizes, sizes
-from prunella.runtime.folder import opened
-
-CONFIG = "config.json"
+from prunella.runtime.folder import CONFIG, opened
 
 
 @dataclass(frozen=True)

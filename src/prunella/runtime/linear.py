@@ -69,8 +69,7 @@ class SparseLinear(nn.Module):
         return self.matrix.linear(x, self.bias)
 
     def train(self, mode: bool = True) -> Self:
-        if mode:
-            raise UsageError(f"{_INFERENCE_ONLY}, so it cannot be trained; {_LOAD_DENSE}")
+        _check_mode(mode)
         return super().train(mode)
 
     def extra_repr(self) -> str:
@@ -91,7 +90,7 @@ class SparseLinear(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        raise UsageError(f"the weights of a sparse matrix do not change; {_LOAD_DENSE}")
+        _load_state_dict(self)
 
 
 _INFERENCE_ONLY = "a model with sparse matrices is for inference"
@@ -193,9 +192,8 @@ def replace(model: nn.Module, coded: Mapping[str, Coded]) -> None:
 
 
 def _train(model: nn.Module, mode: bool = True) -> nn.Module:
-    if mode:
-        raise UsageError(f"{_INFERENCE_ONLY}, so it cannot be trained; {_LOAD_DENSE}")
-    return type(model).train(model, False)
+    _check_mode(mode)
+    return type(model).train(model, mode)
 
 
 def _apply(model: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -205,6 +203,11 @@ def _apply(model: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = Tru
 
 def _load_state_dict(model: nn.Module, *args: Any, **kwargs: Any) -> None:
     raise UsageError(f"the weights of a sparse matrix do not change; {_LOAD_DENSE}")
+
+
+def _check_mode(mode: bool) -> None:
+    if mode:
+        raise UsageError(f"{_INFERENCE_ONLY}, so it cannot be trained; {_LOAD_DENSE}")
 
 
 def _check_move(fn: Callable[[Tensor], Tensor]) -> None:

@@ -6,10 +6,9 @@ import inspect
 import io
 import logging
 import os
-import secrets
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prunella.errors import Unsaved, UsageError
+from prunella.errors import UsageError
 from prunella.prunable import unwrap
+from prunella.runtime.files import whole
 from prunella.runtime.linear import SparseLinear
 
 # The last came into Transformers with the interface that is used here.
@@ -66,18 +66,9 @@ def export_onnx(
     if not path.parent.is_dir():
         raise UsageError(f"the folder of the ONNX file {path} is not there; make it first")
     names = _input_names(model, tokenizer)
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with _at_rest(model), torch.no_grad():
-            _write(new, _translate(model, names))
-            difference = _compare(model, new, [_sample(model, names, *size) for size in _CHECKED])
-        os.replace(new, path)
-    except OSError as error:
-        raise Unsaved(f"{path} could not be written: {error}") from error
-    finally:
-        with suppress(OSError):  # nothing is there, when all went well
-            new.unlink()
-    return difference
+    with whole(path) as new, _at_rest(model), torch.no_grad():
+        _write(new, _translate(model, names))
+        return _compare(model, new, [_sample(model, names, *size) for size in _CHECKED])
 
 
 def _exportable(model: nn.Module) -> PreTrainedModel:
