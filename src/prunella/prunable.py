@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
@@ -72,25 +74,32 @@ def _plain(name: str) -> str:
 
 
 def find_prunable(
-    model: nn.Module, parameters: Sequence[str] | None = None, include_biases: bool = False
+    model: nn.Module,
+    parameters: Sequence[str] | None = None,
+    include_biases: bool = False,
+    include_embeddings: bool = False,
 ) -> tuple[dict[str, Prunable], list[str]]:
     """The parameters a pruner may touch, by name, and the names of frozen ones left out.
 
     By default the weight of every ``nn.Linear`` and ``Conv1D`` inside the model's repeated blocks;
     in a model without such blocks, of every one. A weight that is also used elsewhere, as an
     embedding or an output layer, is left alone; one that several blocks share is listed once.
+    Weights of more than two dimensions (experts stacked in one tensor, XLNet's attention) are left
+    dense unless they are named.
 
     Args:
         model: any module.
-        parameters: instead of the default, names or ``fnmatch`` patterns of matrices.
+        parameters: instead of the default, names or ``fnmatch`` patterns of weights of two
+            dimensions and more. What stands before or after a dot may be left out:
+            ``encoder.*attention*`` finds ``bert.encoder.layer.0.attention.self.query.weight``. A
+            tied weight goes by the first of its names.
         include_biases: take the biases of the chosen linears too.
+        include_embeddings: take the look-up tables too, of words, positions and whatever else, in
+            the whole model. One that is tied to an output layer is pruned there as well.
 
     Raises:
         UsageError: a pattern matches no matrix, or nothing is left to prune.
     """
-    owners: dict[int, list[str]] = {}  # every place a parameter is used in
-    for name, parameter in named_parameters(model, remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
     holders = {
         _plain(f"{n}.").strip("."): m for n, m in model.named_modules(remove_duplicate=False)
     }
@@ -100,30 +109,26 @@ def find_prunable(
         if isinstance(module, nn.Linear) or is_conv1d(module)
     }
     if parameters is None:
-        blocks = [f"{block}." for block in _blocks(model)] or [""]
-        inside = {name for name in linears if name.startswith(tuple(blocks))}
-        chosen = [
-            name
-            for name, parameter in named_parameters(model)
-            if name in inside and inside.issuperset(owners[id(parameter)])
-        ]
+        wanted = _in_blocks(model, linears)
     else:
-        chosen = _matching(model, [parameters] if isinstance(parameters, str) else parameters)
+        wanted = _matching(model, [parameters] if isinstance(parameters, str) else parameters)
     if include_biases:
-        biases = {f"{name.removesuffix('weight')}bias" for name in chosen if name in linears}
-        wanted = biases.union(chosen)
-        chosen = [name for name, _ in named_parameters(model) if name in wanted]
+        wanted |= {f"{name.removesuffix('weight')}bias" for name in wanted & linears.keys()}
+    if include_embeddings:
+        wanted.update(embedding_names(model))
 
     found: dict[str, Prunable] = {}
     frozen: list[str] = []
-    for name in chosen:
+    for name, parameter in named_parameters(model):
+        if name not in wanted:
+            continue
         prefix, _, attribute = name.rpartition(".")
         module = holders[prefix]
-        prunable = Prunable(module, attribute, is_conv1d(module) and attribute == "weight")
-        if not prunable.parameter.requires_grad:
+        if not parameter.requires_grad:
             frozen.append(name)
-        elif prunable.parameter.numel():
-            found[name] = prunable
+        elif parameter.numel():
+            transposed = is_conv1d(module) and attribute == "weight"
+            found[name] = Prunable(module, attribute, transposed)
     if not found:
         raise UsageError(
             f"{type(model).__name__} has no prunable parameters"
@@ -132,6 +137,16 @@ def find_prunable(
             "others with parameters=[...]"
         )
     return found, frozen
+
+
+def _in_blocks(model: nn.Module, linears: Collection[str]) -> set[str]:
+    """Those of the linears' weights that are used in the model's repeated blocks alone."""
+    used: dict[int, list[str]] = {}  # every place a parameter is used in
+    for name, parameter in named_parameters(model, remove_duplicate=False):
+        used.setdefault(id(parameter), []).append(name)
+    blocks = tuple(f"{block}." for block in _blocks(model)) or ("",)
+    inside = {name for name in linears if name.startswith(blocks)}
+    return {names[0] for names in used.values() if inside.issuperset(names)}
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -154,17 +169,38 @@ def _blocks(model: nn.Module) -> Iterator[str]:
         yield from (_plain(f"{prefix}.{name}".lstrip(".")) for name in blocks)
 
 
-def _matching(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    matrices = [name for name, p in named_parameters(model) if p.ndim == 2]
-    idle = [p for p in patterns if not any(fnmatchcase(name, p) for name in matrices)]
+def left_dense(model: nn.Module) -> list[str]:
+    """Names of the weights in the model's repeated blocks that only a pattern can choose.
+
+    They have more than two dimensions: experts stacked in one tensor, XLNet's attention.
+    """
+    blocks = tuple(f"{block}." for block in _blocks(model))
+    return [n for n, p in named_parameters(model) if p.ndim > 2 and n.startswith(blocks)]
+
+
+def _matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
+    names = [name for name, p in named_parameters(model) if p.ndim >= 2]
+    found = {pattern: {name for name in names if _matches(name, pattern)} for pattern in patterns}
+    idle = [pattern for pattern, matched in found.items() if not matched]
+    if not names:
+        raise UsageError(f"{type(model).__name__} has no matrices at all")
     if idle:
+        forms = list(dict.fromkeys(re.sub(r"\b[0-9]+\b", "*", name) for name in names))
+        near = dict.fromkeys(n for p in idle for n in get_close_matches(p, forms, 2, cutoff=0))
         raise UsageError(
             f"parameters: {', '.join(map(repr, idle))} match no matrix of {type(model).__name__}; "
-            f"its matrices are named like {matrices[0]!r} and {matrices[-1]!r}"
-            if matrices
-            else f"{type(model).__name__} has no matrices at all"
+            f"the nearest of its names are {', '.join(map(repr, near))}"
         )
-    return [name for name in matrices if any(fnmatchcase(name, p) for p in patterns)]
+    return set().union(*found.values())
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a name fits a pattern that may lack what comes before or after a dot."""
+    return any(
+        fnmatchcase(name, f"{before}{pattern}{after}")
+        for before in ("", "*.")
+        for after in ("", ".*")
+    )
 
 
 def embedding_names(model: nn.Module) -> list[str]:
@@ -186,7 +222,7 @@ class Scopes:
     model: frozenset[str]
 
     @classmethod
-    def of(cls, model: nn.Module, prunable: Mapping[str, object]) -> Scopes:
+    def of(cls, model: nn.Module, prunable: Collection[str]) -> Scopes:
         """The scopes of a model; in Transformers' models the backbone is their ``base_model``."""
         every = {name: id(parameter) for name, parameter in named_parameters(model)}
         base = {id(parameter) for parameter in getattr(model, "base_model", model).parameters()}

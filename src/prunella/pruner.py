@@ -70,6 +70,7 @@ class Pruner:
         parameters: names or ``fnmatch`` patterns of the matrices to prune; by default the linear
             layers' in the repeated blocks (see ``prunella.prunable.find_prunable``).
         include_biases: prune the biases of these layers too.
+        include_embeddings: prune the model's look-up tables too.
         hold: whether pruned weights stay zero between selections; None = as the criterion says.
         total_steps: optimizer steps of the run; needed where the schedule speaks in fractions.
 
@@ -97,6 +98,7 @@ class Pruner:
         *,
         parameters: Sequence[str] | None = None,
         include_biases: bool = False,
+        include_embeddings: bool = False,
         hold: bool | None = None,
         total_steps: int | None = None,
     ):
@@ -111,7 +113,9 @@ class Pruner:
         self.allocation = allocation
         self.hold = criterion.hold if hold is None else hold
         self.step = 0
-        self._prunable, self.frozen = find_prunable(self.model, parameters, include_biases)
+        self._prunable, self.frozen = find_prunable(
+            self.model, parameters, include_biases, include_embeddings
+        )
         self.scopes = Scopes.of(self.model, self._prunable)
         self._masks = Masks(self._prunable, self.rest, self._gate)
         self._check(model, hold)
