@@ -1,0 +1,427 @@
+"""Language modelling: predict each next token of running text, or tokens that are masked in it.
+
+Rows have the column `text`. Texts that are read together are joined, each ended by the token that
+ends a document (`eos_token`, else `sep_token`, if the tokenizer has one), and cut into blocks of
+the input's length; so nothing of a text is lost, and little is padded. Around a block stand the
+tokens that the tokenizer puts around a text: `[CLS]` and `[SEP]` for BERT, `<s>` before it for
+Llama, none for GPT-2.
+
+The last tokens read together make a shorter block. What has nothing to predict is left out: a
+block of special tokens only or, for the causal task, of a single token.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import reprlib
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import Dataset, load_dataset
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
+
+from prunella.tasks.base import Columns, Reader, Record, Splits, Task, TaskError, finite
+from prunella.tasks.reading import READERS, at, lines
+
+HUB_SET = ("Salesforce/wikitext", "wikitext-2-raw-v1")
+TEXTS = (".txt", ".md", ".tokens", ".raw")
+DEV = ("dev", "validation", "valid")
+MIN_TEXTS = 20  # enough to cut a tenth off twice: the dev set here, a holdout later
+
+IGNORED = -100  # the label of a token that is not predicted
+MASK_RATE, MASKED, CHANGED = 0.15, 0.8, 0.1
+MAX_NATS = 700.0  # a token; e to that power, and the sum of many such, are finite
+
+# Models that Transformers lists as causal, besides encoders: they see later tokens, too, or need
+# more than text, or their loss is not that of the next token.
+_NOT_CAUSAL = (
+    "bert-generation",
+    "cpmant",
+    "gemma4_assistant",
+    "gemma4_unified_assistant",
+    "git",
+    "trocr",
+    "xlnet",
+)
+
+logger = logging.getLogger("prunella")
+
+
+@dataclass(frozen=True)
+class Language(Task):
+    """Predict the tokens of running text, scored by perplexity.
+
+    Perplexity is e to the mean negative log-likelihood of a token; of all tokens in the causal task
+    (the pseudo-perplexity of a fixed 15 % in the masked one). It is that of the tokenizer's tokens
+    and of the block length: compare models of one vocabulary only, at one `max_length`.
+
+    Without a stride, tokens early in a block are predicted from little context, and the first from
+    none, so that it is not scored (unless the tokenizer puts a token before it).
+
+    Attributes:
+        masked: Whether masked tokens are predicted, from both sides, or each token from those
+            before it.
+        stride: Tokens that a block repeats of the one before (causal only). They are context there,
+            not targets, so that every token is predicted once, from at least as many others.
+    """
+
+    masked: bool
+    stride: int = 0
+
+    length = 256
+    minimize = True
+    ordered = True
+
+    @property
+    def auto(self) -> Any:
+        return AutoModelForMaskedLM if self.masked else AutoModelForCausalLM
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("perplexity",)
+
+    def architecture(self, config: PreTrainedConfig) -> Any:
+        kind = config.model_type
+        if config.is_encoder_decoder or kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+            example = "an encoder such as BERT" if self.masked else "a decoder such as GPT-2"
+            raise TaskError(
+                f"{self.name}: {kind} models are encoder-decoders, which write one text from "
+                f"another; give {example}"
+            )
+        # Encoders would be loaded as decoders, and see the token that they are to predict.
+        if not self.masked and kind in (*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *_NOT_CAUSAL):
+            remedy = ", or use lm/masked" if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES else ""
+            raise TaskError(
+                f"{self.name}: {kind} models are not made to predict each token from those before "
+                f"it alone; give a decoder such as GPT-2 or Llama{remedy}"
+            )
+        if self.masked and getattr(config, "is_decoder", False):
+            raise TaskError(
+                f"{self.name}: this {kind} model reads from left to right (is_decoder in its "
+                "config.json), where masked tokens need both sides; give an encoder"
+            )
+        return super().architecture(config)
+
+    def features(self, rows: Columns, reader: Reader, *, training: bool) -> Columns:
+        """Cut the joined texts of these rows into blocks; see `Task.features`.
+
+        Causal blocks have `labels`, for the model to shift. Masked ones have them in evaluation,
+        with masks that depend on `reader.seed` and the rows only; in training the collator masks.
+
+        Raises:
+            TaskError: A block has no room for text, or the tokenizer has no mask token.
+        """
+        blocks = list(self._blocks(rows, reader, training))
+        columns: Columns = {
+            "input_ids": [ids for ids, _, _ in blocks],
+            "attention_mask": [[1] * len(ids) for ids, _, _ in blocks],
+            "length": [len(ids) for ids, _, _ in blocks],
+            "cut": [False] * len(blocks),
+            "row": [row for _, _, row in blocks],
+        }
+        if not (self.masked and training):
+            columns["labels"] = [labels for _, labels, _ in blocks]
+        return columns
+
+    def _blocks(
+        self, rows: Columns, reader: Reader, training: bool
+    ) -> Iterator[tuple[list[int], list[int], int]]:
+        """The tokens of each block, its labels, and the row of its first token."""
+        tokenizer, (before, after) = reader.tokenizer, self._around(reader)
+        special = set(tokenizer.all_special_ids)
+        ids, owners = _joined(rows, tokenizer)
+        width = reader.max_length - len(before) - len(after)
+        starts = range(0, max(len(ids) - self.stride, 1), width - self.stride)
+        for number, start in enumerate(starts):
+            block = [*before, *ids[start : start + width], *after]
+            # Nothing is predicted from nothing, so that the first token is no target.
+            context = max(1, len(before) + (self.stride if start else 0))
+            labels = [IGNORED] * context + block[context:]
+            if self.masked:
+                labels = [IGNORED if token in special else token for token in block]
+            if set(labels) == {IGNORED}:
+                continue
+            if self.masked and not training:
+                rng = np.random.default_rng((reader.seed, rows["row"][0], number))
+                block, labels = _mask(block, tokenizer, rng)
+            yield block, labels, owners[start]
+
+    def _around(self, reader: Reader) -> tuple[list[int], list[int]]:
+        """The special tokens before and after a block, once there is room for text beside them."""
+        tokenizer = reader.tokenizer
+        if self.masked and tokenizer.mask_token_id is None:
+            raise TaskError(
+                f"{self.name}: the tokenizer has no mask token, with which the task hides what is "
+                "to be predicted; give a model that was trained with one, or use lm/causal"
+            )
+        read = tokenizer("a", return_special_tokens_mask=True)
+        ids, special = read["input_ids"], read["special_tokens_mask"]
+        text = [place for place, is_special in enumerate(special) if not is_special] or [len(ids)]
+        # Nothing comes after a causal block: it may end within a text.
+        before, after = ids[: text[0]], ids[text[-1] + 1 :] if self.masked else []
+        least = max(2, len(before) + len(after) + self.stride + 1)
+        if reader.max_length < least:
+            raise TaskError(
+                f"{self.name}: blocks of {reader.max_length} tokens have no room for new text "
+                f"beside {len(before) + len(after)} special tokens and a stride of {self.stride}; "
+                f"give a --max-length of at least {least}"
+            )
+        return before, after
+
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+    ) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
+        """See `Task.collator`. Blocks without `labels` are masked anew in every batch.
+
+        The masks depend on the tokens of the batch only, so that they are the same for a run that
+        is resumed, and others in an epoch that makes up its batches in another way.
+        """
+        return partial(_collate, tokenizer)
+
+    def outputs(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: dict[str, Tensor]
+    ) -> list[tuple[float, int]]:
+        """For each block the negative log-likelihood of its targets, in nats, and their number."""
+        labels = batch["labels"]
+        # Without labels, for with them models compute the loss in another copy of the logits.
+        logits = model(**{name: batch[name] for name in batch if name != "labels"}).logits
+        if not self.masked:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        counted = labels != IGNORED
+        losses = [
+            cross_entropy(scores[places].float(), wanted[places], reduction="sum")
+            for scores, wanted, places in zip(logits, labels, counted, strict=True)
+        ]
+        nats: list[float] = finite(torch.stack(losses)).tolist()
+        return list(zip(nats, counted.sum(dim=1).tolist(), strict=True))
+
+    def records(self, rows: Dataset, features: Dataset, outputs: list[Any]) -> list[Record]:
+        """A record for every block, not row: `nll`, in nats, of so many `tokens`."""
+        return [{"nll": nll, "tokens": tokens} for nll, tokens in outputs]
+
+    def score(self, records: Sequence[Record]) -> dict[str, float]:
+        """The perplexity, at most e^700, for JSON knows no infinity; see `Task.score`."""
+        tokens = sum(record["tokens"] for record in records)
+        if tokens == 0:
+            raise TaskError(
+                f"{self.name}: the texts have no token to predict; give more or longer ones"
+            )
+        nats = sum(record["nll"] for record in records) / tokens
+        return {"perplexity": math.exp(min(nats, MAX_NATS))}
+
+
+def language(
+    name: Literal["lm/causal", "lm/masked"],
+    data: Path | str | None,
+    *,
+    column: str = "text",
+    stride: int = 0,
+) -> Language:
+    """Make a task of running text, which is read when the task's `load` is called.
+
+    Args:
+        name: The task's name.
+        data: Where `load` reads if it is given no other place. A text file (.txt, .md, .tokens,
+            .raw), of which every line that is not blank is a text; a table; a folder with a file
+            `train` and maybe one `dev`, `validation` or `valid` of these kinds, WikiText's
+            `wiki.train.tokens` and the like among them; None for WikiText-2 (raw) from the hub.
+            Without a dev file the last tenth of the texts becomes the dev set: of running text, a
+            random tenth would have its neighbours in train.
+        column: The column of a table that holds the texts; rows without one are left out.
+        stride: See `Language`.
+
+    Raises:
+        TaskError: The stride is negative, or is given for `lm/masked`; `load` raises it where the
+            text is not there or cannot be read.
+    """
+    masked = name == "lm/masked"
+    if stride < 0 or (masked and stride):
+        raise TaskError(
+            f"{name}: a stride of {stride} cannot be; it is 0 or more tokens, and lm/masked, which "
+            "reads both ways, has none"
+        )
+    where = None if data is None else Path(data)
+    return Language(name, load=partial(_load, where, column), masked=masked, stride=stride)
+
+
+def _joined(rows: Columns, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The tokens of the texts, one after another, and for each the number of its row."""
+    end = tokenizer.eos_token_id
+    end = tokenizer.sep_token_id if end is None else end
+    boundary = [] if end is None else [end]
+    read = tokenizer(rows["text"], add_special_tokens=False, verbose=False)["input_ids"]
+    texts = [[*ids, *boundary] for ids in read]
+    owners = [row for row, ids in zip(rows["row"], texts, strict=True) for _ in ids]
+    return [token for ids in texts for token in ids], owners
+
+
+def _mask(
+    ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator
+) -> tuple[list[int], list[int]]:
+    """Hide some tokens of a block that has others than special ones.
+
+    Each that is not special is a target with probability 0.15, and one is in any case, for a batch
+    without has no loss. Of the targets, eight in ten are hidden, one is replaced by any token, and
+    one stays (Devlin et al. 2019, "BERT", section 3.1).
+
+    Returns:
+        The tokens to read, and the labels.
+    """
+    tokens, draws = np.asarray(ids), rng.random(len(ids))
+    draws[np.isin(tokens, tokenizer.all_special_ids)] = 1.0
+    target = draws < MASK_RATE
+    target[draws.argmin()] = True
+    fate, others = rng.random(len(ids)), rng.integers(len(tokenizer), size=len(ids))
+    read = np.where(target & (fate < MASKED), tokenizer.mask_token_id, tokens)
+    read = np.where(target & (fate >= 1 - CHANGED), others, read)
+    return read.tolist(), np.where(target, tokens, IGNORED).tolist()
+
+
+def _collate(
+    tokenizer: PreTrainedTokenizerBase, features: list[dict[str, Any]]
+) -> dict[str, Tensor]:
+    """Pad on the right: GPT-2 counts positions from the first column, be it padding or not."""
+    if "labels" not in features[0]:
+        # The state of no generator need be saved with a run.
+        known = np.concatenate([feature["input_ids"] for feature in features])
+        rng = np.random.default_rng(zlib.crc32(known.astype(np.int64).tobytes()))
+        masked = [_mask(feature["input_ids"], tokenizer, rng) for feature in features]
+        features = [
+            feature | {"input_ids": ids, "labels": labels}
+            for feature, (ids, labels) in zip(features, masked, strict=True)
+        ]
+    paddings = {
+        "input_ids": tokenizer.pad_token_id or 0,
+        "attention_mask": 0,
+        "labels": IGNORED,
+    }
+    return {
+        name: pad_sequence(
+            [torch.as_tensor(feature[name]) for feature in features],
+            batch_first=True,
+            padding_value=padding,
+        )
+        for name, padding in paddings.items()
+        if name in features[0]
+    }
+
+
+def _load(given: Path | None, column: str, data: Path | None) -> Splits:
+    """Read texts from `data`, else from `given`, else from the hub."""
+    where = data or given
+    if where is None:
+        return _from_hub()
+    try:
+        train_file, dev_file = _find(where)
+        train = _read(train_file, column)
+        dev = _read(dev_file, column) if dev_file else []
+    except OSError as error:
+        raise TaskError(f"{where}: {error}; give a file or folder that can be read.") from error
+    if dev_file is None:
+        total = len(train)
+        if total < MIN_TEXTS:
+            raise TaskError(
+                f"{train_file}: {total} texts are too few to cut a dev set off; give at least "
+                f"{MIN_TEXTS}, or a folder with a dev file."
+            )
+        train, dev = train[: -(total // 10)], train[-(total // 10) :]
+        logger.warning(
+            "%s: no dev file, so the last %d of %d texts become the dev set", where, len(dev), total
+        )
+    return _splits(train, dev)
+
+
+def _from_hub() -> Splits:
+    try:
+        parts = load_dataset(*HUB_SET)
+    except OSError as error:  # covers "not found" and every way of being offline
+        raise TaskError(
+            f"cannot read {' '.join(HUB_SET)} from the hub ({error}); give a text file, a table or "
+            "a folder by --data."
+        ) from error
+    train, dev = (
+        [text.removesuffix("\n") for text in parts[split]["text"] if text.strip()]
+        for split in ("train", "validation")
+    )
+    return _splits(train, dev)
+
+
+def _splits(train: list[str], dev: list[str]) -> Splits:
+    return Splits(Dataset.from_dict({"text": train}), {"dev": Dataset.from_dict({"text": dev})})
+
+
+def _find(data: Path) -> tuple[Path, Path | None]:
+    """Return the training file and, from a folder that has one, the dev file."""
+    formats = ", ".join((*TEXTS, *READERS))
+    if not data.is_dir():
+        if not data.exists():
+            raise TaskError(f"there is no file or folder {data}; give the text to train on.")
+        if not _readable(data):
+            raise TaskError(
+                f"{data}: suffix {data.suffix!r} names no format known; give one of {formats}."
+            )
+        return data, None
+    paths = sorted(data.iterdir())
+    named = [(path.stem.removeprefix("wiki."), path) for path in paths if _readable(path)]
+    train = [path for part, path in named if part == "train"]
+    dev = [path for part, path in named if part in DEV]
+    for part in (train, dev):
+        if len(part) > 1:
+            names = " and ".join(path.name for path in part)
+            raise TaskError(f"{data}: {names} are the same part of the data; keep one of them.")
+    if not train:
+        found = ", ".join(path.name for path in paths) or "nothing"
+        raise TaskError(f"{data} has no file train with a suffix of {formats}; found was {found}.")
+    return train[0], dev[0] if dev else None
+
+
+def _readable(path: Path) -> bool:
+    return path.suffix.lower() in (*TEXTS, *READERS) and path.is_file()
+
+
+def _read(path: Path, column: str) -> list[str]:
+    """The texts of a file that are not blank."""
+    if path.suffix.lower() in TEXTS:
+        texts = [line for _, line in lines(path) if line.strip()]
+    else:
+        texts = _cells(path, column)
+    if not texts:
+        raise TaskError(f"{path}: no texts; the file must hold at least one that is not blank.")
+    return texts
+
+
+def _cells(path: Path, column: str) -> list[str]:
+    rows = READERS[path.suffix.lower()](path, [column])
+    texts = []
+    for number, (cell,) in rows:
+        if cell is not None and not isinstance(cell, str):
+            raise TaskError(
+                f"{at(path, number)}: column {column!r} holds {reprlib.repr(cell)} where text is "
+                "needed; correct or remove the row."
+            )
+        if cell is not None and cell.strip():
+            texts.append(cell)
+    if len(texts) < len(rows):
+        blank = len(rows) - len(texts)
+        logger.warning("%s: skipped %d of %d rows without text", path, blank, len(rows))
+    return texts

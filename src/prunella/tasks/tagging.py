@@ -1,0 +1,293 @@
+"""A tag for every word: named entities and whatever else are spans of words.
+
+Rows have the columns `words`, a list of strings, and `tags`, as many class indices. The classes are
+tags of the scheme IOB2 (see `conll`): O, which is the first, and B-TYPE and I-TYPE of each type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
+from seqeval.metrics.sequence_labeling import (  # type: ignore[import-untyped]
+    accuracy_score,
+    precision_recall_fscore_support,
+)
+from torch import Tensor
+from transformers import (
+    AutoModelForTokenClassification,
+    DataCollatorForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from prunella.errors import unknown
+from prunella.tasks.base import Columns, Reader, Record, Splits, Task, TaskError, finite
+from prunella.tasks.conll import OTHER_COLUMN, Scheme, Sentence, in_iob2, scheme_of, sentences
+from prunella.tasks.holdout import with_dev
+from prunella.tasks.reading import parts
+
+# The sets come with loading scripts, which Datasets does not run any more; here lies what the hub
+# itself made of them in Parquet.
+HUB_REVISION = "refs/convert/parquet"
+SUFFIXES = (".conll", ".txt", ".tsv", ".bio", ".iob", ".iob2", ".bioes", ".iobes")
+DEV_NAMES = ("dev", "valid", "validation", "testa")
+IGNORED = -100  # the label of tokens that none is asked of, here as in PyTorch's loss
+
+
+@dataclass(frozen=True)
+class Tagging(Task):
+    """A tag for every word, learned and said at the word's first token.
+
+    A record has the columns `labels` and `predictions`: for every word of a sentence the name of
+    its tag, and of the tag that the model gives it. It is O where the model did not see the word.
+
+    Attributes:
+        labels: The tags in the order of their indices; O is the first.
+    """
+
+    labels: tuple[str, ...]
+
+    auto = AutoModelForTokenClassification
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("f1", "precision", "recall", "accuracy")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.labels
+
+    def head(self) -> dict[str, Any]:
+        return {
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: index for index, label in enumerate(self.labels)},
+        }
+
+    def features(self, rows: Columns, reader: Reader, *, training: bool) -> Columns:
+        """Turn sentences into tokens; in evaluation, `labels` say where the model is asked.
+
+        Words are joined by blanks and told apart by the characters that tokens stand for. Given as
+        a list, each would be read as if it stood alone, and byte-level tokenizers (GPT-2, RoBERTa)
+        that were not made with `add_prefix_space` would take them all for pieces of one word.
+
+        `seen` has the numbers of the words that have a token. Those behind the cut have none, nor
+        those of nothing but characters that the tokenizer drops.
+        """
+        if not reader.tokenizer.is_fast:
+            raise TaskError(
+                f"{self.name}: {type(reader.tokenizer).__name__} does not say which characters a "
+                "token stands for; give a model with a fast tokenizer."
+            )
+        texts = [" ".join(words) for words in rows["words"]]
+        columns, cut = reader.read(texts, return_offsets_mapping=True)
+        spans = columns.pop("offset_mapping")
+        columns |= {"labels": [], "seen": [], "length": list(map(len, columns["input_ids"]))}
+        for words, tags, places in zip(rows["words"], rows["tags"], spans, strict=True):
+            firsts = _first_tokens(words, places)
+            labels = [IGNORED] * len(places)
+            for word, token in firsts.items():
+                labels[token] = tags[word]
+            columns["labels"].append(labels)
+            columns["seen"].append(list(firsts))
+        return columns | {"cut": cut, "row": rows["row"]}
+
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+    ) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
+        return DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED)
+
+    def outputs(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: dict[str, Tensor]
+    ) -> list[Any]:
+        asked = batch["labels"] != IGNORED
+        inputs = {name: values for name, values in batch.items() if name != "labels"}
+        best = finite(model(**inputs).logits[asked]).argmax(dim=-1)
+        return [part.tolist() for part in best.split(asked.sum(dim=1).tolist())]
+
+    def records(self, rows: Dataset, features: Dataset, outputs: list[Any]) -> list[Record]:
+        found = []
+        for tags, seen, said in zip(rows["tags"], features["seen"], outputs, strict=True):
+            predictions = ["O"] * len(tags)
+            for word, index in zip(seen, said, strict=True):
+                predictions[word] = self.labels[index]
+            labels = [self.labels[index] for index in tags]
+            found.append({"labels": labels, "predictions": predictions})
+        return found
+
+    def score(self, records: Sequence[Record]) -> dict[str, float]:
+        """Score entities as CoNLL's scorer conlleval does, by seqeval; `accuracy` is of words.
+
+        An entity counts as found if its type, its first and its last word are right. In what is
+        predicted I- begins an entity unless the tag before is of its type. Entities of all types
+        are counted together; a metric without any is 0.0.
+        """
+        if not records:
+            raise TaskError(f"{self.name}: no rows to evaluate; give at least one.")
+        labels = [record["labels"] for record in records]
+        predictions = [record["predictions"] for record in records]
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            labels, predictions, average="micro", zero_division=0
+        )
+        values = (f1, precision, recall, accuracy_score(labels, predictions))
+        return dict(zip(self.metrics, map(float, values), strict=True))
+
+
+def _first_tokens(words: Sequence[str], spans: Sequence[Sequence[int]]) -> dict[int, int]:
+    """For the words that have tokens, in order, the number of the first.
+
+    Args:
+        words: Of one sentence.
+        spans: For each token where its characters begin and end in the words, joined by blanks; the
+            same number twice for tokens that stand for none.
+    """
+    word_at: list[int] = []
+    for number, word in enumerate(words):
+        word_at += [number] * len(word) + [-1]
+    firsts: dict[int, int] = {}
+    for token, (start, end) in enumerate(spans):
+        # By the last character, for a token may begin with the blanks before its word.
+        if start < end and word_at[end - 1] >= 0:
+            firsts.setdefault(word_at[end - 1], token)
+    return firsts
+
+
+def columns(data: Path, *, word: int = 0, tag: int = -1, scheme: Scheme | None = None) -> Tagging:
+    """Make a task of the user's own files, which are read at once; `conll` says how.
+
+    The classes are O, and B- and I- of each type of entity in the training file, in order of name.
+
+    Args:
+        data: The training file; or a folder that holds `train` and maybe one of `dev`, `valid`,
+            `validation` and `testa`, each with a suffix of `SUFFIXES`. Without a dev file a tenth
+            of the training sentences, at most 1000, becomes the dev set: always the same ones.
+        word: The number of the words' column, the first is 0; negative ones count from the last.
+        tag: That of the tags'.
+        scheme: Of the tags, in both files; None tells it from the training file.
+
+    Returns:
+        A task whose `load` returns the sentences read here, whatever it is given.
+
+    Raises:
+        TaskError: The files are not there or cannot be read, a tag does not fit the scheme, or the
+            dev file has a type of entity that the training file has not, which has at least one.
+    """
+    train_file, dev_file = (data, None) if data.is_file() else parts(data, SUFFIXES, DEV_NAMES)
+    read = sentences(train_file, word=word, tag=tag)
+    scheme = scheme or scheme_of(read)
+    read = in_iob2(train_file, read, scheme)
+    labels = _labels(sorted({label[2:] for sentence in read for label in sentence.tags} - {""}))
+    if len(labels) == 1:
+        raise TaskError(f"{train_file}: every tag is O; {OTHER_COLUMN}.")
+    train = _dataset(train_file, read, labels)
+    dev = _read(dev_file, word, tag, scheme, labels) if dev_file else None
+    splits = with_dev(train, dev, train_file)
+    return Tagging("ner/columns", load=lambda _: splits, labels=labels)
+
+
+def _labels(types: Iterable[str]) -> tuple[str, ...]:
+    return ("O", *(f"{letter}-{kind}" for kind in types for letter in "BI"))
+
+
+def _dataset(origin: Path, read: list[Sentence], labels: tuple[str, ...]) -> Dataset:
+    """Turn sentences, their tags in IOB2, into the columns of `Splits`."""
+    indices = {label: index for index, label in enumerate(labels)}
+    for sentence in read:
+        for place, tag in enumerate(sentence.tags):
+            if tag not in indices:
+                types = [label[2:] for label in labels[1::2]]
+                raise TaskError(
+                    f"{origin}:{sentence.line + place}: {unknown('type', tag[2:], types)}; correct "
+                    "the tag or remove the sentence."
+                )
+    return Dataset.from_dict(
+        {
+            "words": [sentence.words for sentence in read],
+            "tags": [[indices[tag] for tag in sentence.tags] for sentence in read],
+        },
+        features=Features(words=List(Value("string")), tags=List(ClassLabel(names=list(labels)))),
+    )
+
+
+@dataclass(frozen=True)
+class _Set:
+    """How a public set is stored; the types of its entities are in the hub's order."""
+
+    name: str
+    types: tuple[str, ...]
+    files: tuple[tuple[str, str], ...]  # names of train and dev, and others that they go by
+    hub: str
+
+
+_SETS = (
+    # Tjong Kim Sang and De Meulder 2003 (https://aclanthology.org/W03-0419): English, in IOB1.
+    _Set(
+        "ner/conll2003",
+        types=("PER", "ORG", "LOC", "MISC"),
+        files=(("eng.train", "eng.testa"), ("train.txt", "valid.txt")),
+        hub="eriktks/conll2003",
+    ),
+    # Derczynski et al. 2017 (https://aclanthology.org/W17-4418): in IOB2, but for a few slips.
+    _Set(
+        "ner/wnut17",
+        types=("corporation", "creative-work", "group", "location", "person", "product"),
+        files=(("wnut17train.conll", "emerging.dev.conll"),),
+        hub="leondz/wnut_17",
+    ),
+)
+
+
+def _load(spec: _Set, folder: Path | None) -> Splits:
+    """Read the training and development parts, from the hub if no folder is given."""
+    train, dev = _from_hub(spec) if folder is None else _from_folder(spec, folder)
+    return Splits(train, {"dev": dev})
+
+
+def _from_hub(spec: _Set) -> list[Dataset]:
+    try:
+        hub = load_dataset(spec.hub, revision=HUB_REVISION)
+    except OSError as error:  # covers "not found" and every way of being offline
+        raise TaskError(
+            f"{spec.name}: cannot read {spec.hub} from the hub ({error}); download the files "
+            f"{' and '.join(spec.files[0])} and give their folder by --data DIR."
+        ) from error
+    read = []
+    for split in ("train", "validation"):
+        names = hub[split].features["ner_tags"].feature.names
+        rows = zip(hub[split]["tokens"], hub[split]["ner_tags"], strict=True)
+        found = [
+            Sentence(number, words, [names[index] for index in tags])
+            for number, (words, tags) in enumerate(rows)
+        ]
+        origin = Path(f"{spec.hub}/{split}")
+        read.append(_dataset(origin, in_iob2(origin, found, "iob1"), _labels(spec.types)))
+    return read
+
+
+def _from_folder(spec: _Set, folder: Path) -> list[Dataset]:
+    if not folder.is_dir():
+        raise TaskError(
+            f"{spec.name}: there is no folder {folder}; give by --data DIR the one that holds "
+            f"{' and '.join(spec.files[0])}."
+        )
+    for names in spec.files:
+        if all((folder / name).is_file() for name in names):
+            return [_read(folder / name, 0, -1, "iob1", _labels(spec.types)) for name in names]
+    found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+    raise TaskError(
+        f"{spec.name}: {folder} does not hold {', or '.join(map(' and '.join, spec.files))}; found "
+        f"was {found}."
+    )
+
+
+def _read(path: Path, word: int, tag: int, scheme: Scheme, labels: tuple[str, ...]) -> Dataset:
+    return _dataset(path, in_iob2(path, sentences(path, word=word, tag=tag), scheme), labels)
+
+
+NER = tuple(
+    Tagging(spec.name, load=partial(_load, spec), labels=_labels(spec.types)) for spec in _SETS
+)
