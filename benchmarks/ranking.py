@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import DataCollatorWithPadding, set_seed
@@ -22,8 +23,9 @@ from transformers import DataCollatorWithPadding, set_seed
 from prunella import L0, Cubic, Movement, Pruner, SoftMovement, View, tasks
 from prunella.criteria.learned import Learned
 from prunella.experiments import models
+from prunella.experiments.encoding import encode
 from prunella.prunable import embedding_names
-from prunella.tasks import encode
+from prunella.tasks import Reader
 
 SPARSITY, END = 0.8, 0.7
 CRITERIA: dict[str, tuple[type[Learned], dict[str, Any]]] = {
@@ -70,8 +72,10 @@ def main() -> None:
     model, tokenizer = models.load("demo", task)
     for name in embedding_names(model):
         model.get_parameter(name).requires_grad_(False)
-    texts = task.load(options.data).train.shuffle(seed=0).select(range(32 * steps))
-    rows = encode(texts, tokenizer, task, 128)
+    rows = task.load(options.data).train
+    assert isinstance(rows, Dataset)
+    texts = rows.shuffle(seed=0).select(range(32 * steps))
+    rows, _ = encode(texts, task, Reader(tokenizer, 128), training=True, name="train")
     rows = rows.select_columns(["input_ids", "attention_mask", "labels"])
     batches = torch.utils.data.DataLoader(
         rows, batch_size=32, collate_fn=DataCollatorWithPadding(tokenizer)

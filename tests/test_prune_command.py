@@ -31,6 +31,7 @@ from prunella.errors import UsageError
 from prunella.experiments import study
 from prunella.experiments.config import RunConfig
 from prunella.experiments.run import run
+from prunella.runtime import checkpoint
 
 STEPS = 30
 PRUNABLE = 16384  # four 32 x 32 and two 32 x 64 in each of two layers
@@ -477,10 +478,6 @@ def _set(**settings: object) -> Callable[[Path], object]:
         (_write("dev.tsv", "sentence\tlabel\n"), ["dev.tsv", "no rows"]),
         (_write("dev.tsv", "sentence\tlabel\nfine\t2\n"), ["dev.tsv:2", "'2'", "0", "1"]),
         (_write("train.tsv", "sentence\tlabel\nfine\t1\n"), ["1 training rows", "10"]),
-        (
-            _write("dev.tsv", f"sentence\tlabel\n{'word1 ' * 100}\t1\n"),
-            ["102 tokens", "64", "--max-length 64"],
-        ),
     ],
 )
 def test_bad_data(
@@ -666,6 +663,23 @@ def test_a_dense_twin_that_explodes_leaves_the_pruned_model(
     assert zeros_of(left) == round(0.8 * PRUNABLE)
 
 
+def test_texts_longer_than_the_model_reads(
+    bert: Path, prune: Prune, sst2: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(sst2, data)
+    (data / "dev.tsv").write_text(f"sentence\tlabel\n{'word1 ' * 100}\t1\n")
+    folder = prune(data=data)
+    assert "too long and cut off: 1 of 1 in dev" in " ".join(capfd.readouterr().out.split())
+    assert result_of(folder)["task"]["max_length"] == 64
+    for flags, words in (
+        (["--max-length", "128"], ["102 tokens", "64", "--max-length 64"]),
+        (["--no-truncate"], ["102 tokens", "64 are allowed", "--truncate"]),
+    ):
+        assert main(_arguments(bert, data, tmp_path / "none", *flags)) == 2
+        assert_refused(capfd, words)
+
+
 def test_outputs_that_are_no_numbers(
     bert: Path,
     sst2: Path,
@@ -673,17 +687,17 @@ def test_outputs_that_are_no_numbers(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    predict = transformers.Trainer.predict
+    load = checkpoint.load
 
-    def spoiled(self: transformers.Trainer, rows: Any) -> Any:
-        output = predict(self, rows)
-        output.predictions[3] = np.nan
-        return output
+    def spoiled(*args: Any) -> Any:
+        model = load(*args)
+        model.classifier.bias.data[0] = torch.nan
+        return model
 
-    monkeypatch.setattr(transformers.Trainer, "predict", spoiled)
+    monkeypatch.setattr(checkpoint, "load", spoiled)
     assert main(_arguments(bert, sst2, tmp_path / "out")) == 1
     (line,) = capfd.readouterr().err.splitlines()
-    assert "outputs of the trained model" in line
+    assert "the model's outputs hold NaN" in line
     assert _checkpoint_named(line).name == "model"
 
 

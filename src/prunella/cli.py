@@ -207,11 +207,14 @@ def _console() -> Console:
 
 
 def _quiet() -> None:
-    """Have Transformers say nothing that is not an error."""
+    """Have libraries say nothing that is not an error, and draw bars on terminals only."""
+    import datasets
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
 
 
 def _table(result: dict[str, Any]) -> Table:

@@ -38,8 +38,17 @@ def pruning(config: RunConfig) -> dict[str, Any]:
         "allocation": {"global": Global, "matrix": PerMatrix}[config.scope](
             _pattern(config.pattern)
         ),
-        "include_biases": config.include_biases,
         "hold": config.hold,
+        **chosen(config),
+    }
+
+
+def chosen(config: RunConfig) -> dict[str, Any]:
+    """What may be pruned, as ``find_prunable`` is told."""
+    return {
+        "parameters": config.prune or None,
+        "include_biases": config.include_biases,
+        "include_embeddings": config.include_embeddings,
     }
 
 

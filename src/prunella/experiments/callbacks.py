@@ -86,11 +86,15 @@ class SnapshotOfBest(TrainerCallback):
     """Takes a snapshot whenever a check finds the model better than at every check before.
 
     What was found before is read off the Trainer's log, which its checkpoints hold.
+
+    Args:
+        sign: 1 where the metric is better when higher, -1 where lower.
     """
 
-    def __init__(self, term: SelfRegularization, metric: str):
+    def __init__(self, term: SelfRegularization, metric: str, sign: int):
         self.term = term
         self.metric = metric
+        self.sign = sign
 
     def on_evaluate(
         self,
@@ -103,11 +107,11 @@ class SnapshotOfBest(TrainerCallback):
         if metrics is None or self.metric not in metrics:  # a check of another split
             return
         earlier = [
-            entry[self.metric]
+            self.sign * entry[self.metric]
             for entry in state.log_history
             if self.metric in entry and entry["step"] < state.global_step
         ]
-        if metrics[self.metric] > max(earlier, default=-float("inf")):
+        if self.sign * metrics[self.metric] > max(earlier, default=-float("inf")):
             self.term.take()
 
 

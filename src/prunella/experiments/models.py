@@ -6,8 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import (
-    AutoModelForSequenceClassification,
+    AutoConfig,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -18,7 +19,7 @@ from prunella.experiments.config import RunConfig
 from prunella.hf import class_columns
 from prunella.prunable import embedding_names, find_prunable
 from prunella.runtime.checkpoint import from_pretrained
-from prunella.tasks import Task
+from prunella.tasks import Reader, Task
 
 
 def locate(name: str) -> str:
@@ -58,35 +59,35 @@ def load(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
         UsageError: the model cannot be loaded, or only a part of it.
     """
     where = locate(name)
-    # Said in full, for the checkpoint may be of another task.
-    head: dict[str, Any] = (
-        {"num_labels": 1, "problem_type": "regression"}
-        if task.labels is None
-        else {
-            "problem_type": "single_label_classification",
-            "id2label": dict(enumerate(task.labels)),
-            "label2id": {label: index for index, label in enumerate(task.labels)},
-        }
-    )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
+        read = AutoTokenizer.from_pretrained(where)
+        auto = task.architecture(AutoConfig.from_pretrained(where))
         model, report = from_pretrained(
-            AutoModelForSequenceClassification,
+            auto,
             where,
             dtype="float32",
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            **head,
+            **task.head(),
         )
+    except UsageError:
+        raise
     except Exception as error:  # broken files make the loaders raise almost anything
         reason = " ".join(str(error).split())
         raise UsageError(
             f"the model {name} cannot be loaded ({reason}); give a folder that save_pretrained "
             "wrote, or a hub name and a network"
         ) from error
-    _check_whole(name, model, tokenizer, report)
-    _fill_padding(model, tokenizer)
-    return model, tokenizer
+    _check_whole(name, model, read, report)
+    _fill_padding(model, read)
+    return model, read
+
+
+def tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer that was saved beside a model."""
+    read = AutoTokenizer.from_pretrained(folder)
+    _fill_padding(model, read)
+    return read
 
 
 def _fill_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -96,15 +97,50 @@ def _fill_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def freeze(model: PreTrainedModel, embeddings: bool) -> None:
+def freeze(model: PreTrainedModel, config: RunConfig) -> None:
     """Leave look-up tables as they are, if so wished."""
-    if embeddings:
+    wished = config.freeze_embeddings
+    if wished is None:
+        wished = not config.include_embeddings and model.get_output_embeddings() is None
+    if wished:
         for name in embedding_names(model):
             model.get_parameter(name).requires_grad_(False)
 
 
+def limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that a model reads at most."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is None:  # relative ones have no end
+        return int(tokenizer.model_max_length)
+    for module in model.modules():
+        # RoBERTa's kin count positions from the one of padding on.
+        if isinstance(module, nn.Embedding) and module.num_embeddings == positions:
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            return int(min(tokenizer.model_max_length, positions - first))
+    return int(min(tokenizer.model_max_length, positions))
+
+
+def reader(
+    config: RunConfig, task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Reader:
+    """How a run reads texts.
+
+    Raises:
+        UsageError: inputs have no room for text.
+    """
+    length = config.max_length or min(task.length, limit(model, tokenizer))
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    if length <= special:
+        raise UsageError(
+            f"max_length={length} leaves no room for text beside {special} special tokens; give a "
+            "higher --max-length"
+        )
+    decoder_only = not model.config.is_encoder_decoder
+    return Reader(tokenizer, length, config.truncate, decoder_only)
+
+
 def load_teacher(
-    name: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    name: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task
 ) -> tuple[PreTrainedModel, list[int] | None]:
     """A fine-tuned model to distil from, and its columns in the order of the student's classes.
 
@@ -115,9 +151,10 @@ def load_teacher(
     where = locate(name)
     try:
         theirs = AutoTokenizer.from_pretrained(where)
-        model, report = from_pretrained(
-            AutoModelForSequenceClassification, where, dtype="float32", output_loading_info=True
-        )
+        auto = task.architecture(AutoConfig.from_pretrained(where))
+        model, report = from_pretrained(auto, where, dtype="float32", output_loading_info=True)
+    except UsageError:
+        raise
     except Exception as error:  # as above
         reason = " ".join(str(error).split())
         raise UsageError(
@@ -135,18 +172,18 @@ def load_teacher(
             "words; give one with the same tokenizer"
         )
     _fill_padding(model, tokenizer)
-    if student.config.problem_type == "regression" and model.config.num_labels == 1:
+    if task.classes is None and (not task.numeric or model.config.num_labels == 1):
         return model, None
     return model, class_columns(model.config, student.config)
 
 
 def teacher(
-    config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task
 ) -> dict[str, Any] | None:
     """What ``Distillation`` is to be given; None where nothing is distilled."""
     if config.teacher is None:
         return None
-    loaded, columns = load_teacher(config.teacher, model, tokenizer)
+    loaded, columns = load_teacher(config.teacher, model, tokenizer, task)
     if config.distill_attention:
         for each in (model, loaded):
             each.set_attn_implementation("eager")  # others do not give their probabilities

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import torch
-from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prunella.errors import UsageError
 from prunella.experiments import build, models
 from prunella.experiments.config import RunConfig
+from prunella.experiments.data import Data
 from prunella.prunable import find_prunable
 from prunella.pruner import Pruner
 from prunella.tasks import Task
 
 
-def announce(config: RunConfig, model: PreTrainedModel, parts: dict[str, Dataset]) -> str:
-    """What will be trained, frozen, pruned and held out."""
-    prunable, _ = find_prunable(model, include_biases=config.include_biases)
+def announce(config: RunConfig, model: PreTrainedModel, data: Data) -> str:
+    """What will be trained, frozen, pruned and held out, and what had to be cut."""
+    prunable, _ = find_prunable(model, **build.chosen(config))
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     matrices = sum(p.parameter.numel() for p in prunable.values())
@@ -31,15 +31,27 @@ def announce(config: RunConfig, model: PreTrainedModel, parts: dict[str, Dataset
     )
     if config.regularize:
         goal += f", regularized by {' and '.join(config.regularize)}"
-    rows = {name: len(part) for name, part in parts.items()}
-    devs = " + ".join(f"{n:,}" for name, n in rows.items() if name.startswith("dev"))
+    rows = {name: len(part.rows) for name, part in data.splits.items()}
+    devs = " + ".join(f"{rows[name]:,}" for name in data.dev)
     use = "chosen on, which the result will say" if config.uses_dev else "used once, at the end"
     return (
-        f"{config.model} on {config.task}: trains {_short(trained)} of {_short(total)} parameters "
-        f"({_short(total - trained)} frozen), {goal}; {config.steps(rows['train']):,} steps of "
-        f"{config.batch_size} on {rows['train']:,} rows; {rows['holdout']:,} rows of train held "
-        f"out; dev ({devs} rows) is {use}"
+        f"{config.origin} on {config.task}: trains {_short(trained)} of {_short(total)} parameters "
+        f"({_short(total - trained)} frozen), {goal}; {config.steps(data.examples):,} steps of "
+        f"{config.batch_size} on {_trained_on(data)}; {rows['holdout']:,} rows of train held "
+        f"out; dev ({devs} rows) is {use}{_cut(data)}"
     )
+
+
+def _trained_on(data: Data) -> str:
+    rows = data.about["train"]["rows"]
+    if rows is None:
+        return "rows read as needed"
+    return f"{rows:,} rows" + ("" if rows == data.examples else f" ({data.examples:,} examples)")
+
+
+def _cut(data: Data) -> str:
+    counts = [f"{cut:,} of {of:,} in {name}" for name, (cut, of) in data.cut().items()]
+    return f"; too long and cut off: {', '.join(counts)}" if counts else ""
 
 
 def _short(count: int) -> str:
@@ -54,37 +66,26 @@ def rehearse(
     steps: int,
 ) -> None:
     """Raise UsageError where settings do not fit model or task, before any time is spent."""
-    if task.labels is None:
+    if task.numeric:
         odd = [term for term in config.regularize if term in ("smoothing", "virtual-teacher")]
         if odd or config.self_weight == "adaptive":
             raise UsageError(
                 f"{'--regularize ' + odd[0] if odd else '--self-weight adaptive'} is about the "
                 f"probabilities of classes, and {config.task} is a regression; leave it out"
             )
-    build.terms(config, model, models.teacher(config, model, tokenizer), steps)
+    build.terms(config, model, models.teacher(config, model, tokenizer, task), steps)
     if config.criterion != "dense":
         optimizer = torch.optim.SGD(model.parameters())
         Pruner(model, optimizer, **build.pruning(config), total_steps=steps).detach()
 
 
 def check_length(
-    config: RunConfig,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    longest: int,
+    config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int
 ) -> None:
-    """Raise UsageError where texts are longer than the model can read, or cut down to nothing."""
-    special = tokenizer.num_special_tokens_to_add(task.pair)
-    if config.max_length <= special:
-        raise UsageError(
-            f"max_length={config.max_length} leaves no room for text beside {special} special "
-            "tokens; give a higher --max-length"
-        )
-    positions = getattr(model.config, "max_position_embeddings", None) or longest
-    limit = min(tokenizer.model_max_length, positions)
+    """Raise UsageError where texts are longer than the model can read."""
+    limit = models.limit(model, tokenizer)
     if longest > limit:
         raise UsageError(
             f"max_length={config.max_length} lets through texts of {longest} tokens, but "
-            f"{config.model} reads {limit} at most; give --max-length {limit}"
+            f"{config.origin} reads {limit} at most; give --max-length {limit}"
         )

@@ -76,9 +76,9 @@ def _check_data(study: Study, folder: Path) -> None:
     """Raise UsageError where a run that is continued would see other data than before."""
     known = read_json(folder / DATA)
     if known is None:
-        write_json(folder / DATA, study.data)
+        write_json(folder / DATA, study.data.about)
         return
-    changed = [name for name in study.data if known.get(name) != study.data[name]]
+    changed = [name for name, part in study.data.about.items() if known.get(name) != part]
     if changed:
         rows = {name: known.get(name, {}).get("rows") for name in changed}
         raise UsageError(
@@ -118,7 +118,7 @@ def _carry_out(study: Study, folder: Path, output: Path) -> dict[str, Any]:
             result["speed"] = study.speed(aside)
     if baseline is not None:
         result["baseline"] = baseline
-    teacher = None if config.teacher is None else _about_teacher(config.teacher, study.data)
+    teacher = None if config.teacher is None else _about_teacher(config.teacher, study.data.about)
     if teacher is not None and not teacher["same_holdout"]:
         seen = "held out other rows" if teacher["same_holdout"] is False else "does not say"
         study.console.print(
@@ -126,7 +126,8 @@ def _carry_out(study: Study, folder: Path, output: Path) -> dict[str, Any]:
         )
     result |= {
         "dev_used_for_selection": config.uses_dev or bool(teacher and teacher["used_dev"]),
-        "data": study.data,
+        "task": study.about(),
+        "data": study.data.about,
         "teacher": teacher,
         "environment": environment(),
     }
@@ -156,15 +157,16 @@ def _decide(
         kept = aside / LEVELS / f"{level:g}"
         kept.mkdir(parents=True)
         _deliver(model, kept, config.form)
-        value, counts = study.judge(kept, folder)
-        inside = dense - value <= config.max_drop + ROUNDING
+        value, counts = study.judge(kept)
+        drop = value - dense if study.minimize else dense - value
+        inside = drop <= config.max_drop + ROUNDING
         delivered = level if inside else delivered
         curve.append(
             {
                 "level": level,
                 "step": study.step_of(level),
                 "holdout": value,
-                "drop": dense - value,
+                "drop": drop,
                 "inside": inside,
             }
             | counts

@@ -1,18 +1,41 @@
-"""Tasks to fine-tune on: the nine of GLUE, the embedded demo, and the user's own tables.
+"""Tasks to fine-tune on, by family.
 
 >>> get("glue/rte").metrics
 ('accuracy',)
 """
 
 from prunella.errors import unknown
-from prunella.tasks.base import Splits, Task, TaskError, cut_holdout, encode
+from prunella.tasks.base import Reader, Record, Splits, Task, TaskError
+from prunella.tasks.classification import Classification
+from prunella.tasks.d2t import D2T
 from prunella.tasks.demo import DEMO
 from prunella.tasks.glue import GLUE
+from prunella.tasks.holdout import cut_holdout
+from prunella.tasks.language import language
+from prunella.tasks.squad import SQUAD
 from prunella.tasks.table import table, texts
+from prunella.tasks.tagging import NER, columns
 
-__all__ = ["TASKS", "Splits", "Task", "TaskError", "cut_holdout", "encode", "get", "table", "texts"]
+__all__ = [
+    "TASKS",
+    "Classification",
+    "Reader",
+    "Record",
+    "Splits",
+    "Task",
+    "TaskError",
+    "columns",
+    "cut_holdout",
+    "get",
+    "language",
+    "table",
+    "texts",
+]
 
-TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, DEMO)}
+# Tasks that are made of the user's own data.
+OWN = ("classification", "regression", "ner/columns", "lm/causal", "lm/masked")
+
+TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, DEMO, *SQUAD, *NER, *D2T)}
 
 
 def get(name: str) -> Task:

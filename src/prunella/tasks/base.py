@@ -1,27 +1,34 @@
-"""What a task is: labelled text, its metrics, and the way to turn it into model inputs."""
+"""What a task is: rows of text, the way to model inputs and back, and a metric.
 
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+A task family is a subclass of `Task`; a task is an object of it. Everything between the two files
+of a run goes through four methods, in this order::
+
+    load      files or hub   -> rows           (text, as people have it)
+    features  rows           -> model inputs   (token ids; one row may make several, or share one)
+    outputs   a batch        -> what the model says of each of its inputs
+    records   rows, outputs  -> a record a row (what it says of each row, beside what is right)
+    score     records        -> metrics
+
+Records are plain JSON: `predictions.jsonl` holds them, and metrics can be had from it anew.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from datasets import Dataset
-from torchmetrics.functional.classification import (
-    binary_f1_score,
-    binary_matthews_corrcoef,
-    multiclass_accuracy,
-)
-from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef
+from datasets import Dataset, IterableDataset
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from prunella.errors import UsageError
+from prunella.errors import Diverged, UsageError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-HOLDOUT_LIMIT = 1000
+Columns = dict[str, list[Any]]
+Record = dict[str, Any]
 
 
 class TaskError(UsageError):
@@ -30,160 +37,188 @@ class TaskError(UsageError):
 
 @dataclass(frozen=True)
 class Splits:
-    """The labelled parts of a task.
+    """The labelled parts of a task, as rows; which columns they have, the family says.
 
-    Every dataset has the columns `text`, `pair` (tasks on sentence pairs only) and `label`: a class
-    index (`datasets.ClassLabel`) or, for regression, a float. `dev` has the key `dev`; MNLI adds
-    `dev_mismatched`.
+    `train` may be a stream. `dev` has the key `dev`; MNLI adds `dev_mismatched`.
     """
 
-    train: Dataset
+    train: Dataset | IterableDataset
     dev: dict[str, Dataset]
 
 
 @dataclass(frozen=True)
-class Task:
-    """One fine-tuning task.
+class Reader:
+    """How texts become tokens, for one model.
+
+    Attributes:
+        tokenizer: the model's.
+        max_length: tokens of an input, at most.
+        truncate: whether longer texts are cut; otherwise they are an error.
+        decoder_only: whether the model reads and writes one sequence (GPT-2, Llama).
+        seed: of what is random in it.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    truncate: bool = True
+    decoder_only: bool = False
+    seed: int = 0
+
+    def read(self, *texts: Sequence[Any], **settings: Any) -> tuple[Columns, list[bool]]:
+        """Tokenise texts, or pairs of texts, cutting what is longer than `max_length`.
+
+        Args:
+            *texts: one or two lists.
+            **settings: of the tokenizer's call, besides.
+
+        Returns:
+            The tokenizer's columns, and for each text whether it was cut.
+
+        Raises:
+            TaskError: a text is longer, and `truncate` is off; names its number among those given.
+        """
+        read = self.tokenizer(*texts, **settings, verbose=False)
+        cut = [len(ids) > self.max_length for ids in read["input_ids"]]
+        columns = {name: list(values) for name, values in read.items()}
+        for number in (number for number, is_cut in enumerate(cut) if is_cut):
+            if not self.truncate:
+                raise self.too_long(texts[0][number], len(columns["input_ids"][number]))
+            one = [[part[number]] for part in texts]
+            limits = {"truncation": True, "max_length": self.max_length}
+            for name, values in self.tokenizer(*one, **settings, **limits).items():
+                columns[name][number] = values[0]
+        return columns, cut
+
+    def too_long(self, text: Any, length: int) -> TaskError:
+        """The error for a text that would have to be cut."""
+        start = text if isinstance(text, str) else " ".join(text)
+        return TaskError(
+            f"the text {start[:60]!r} has {length} tokens, and {self.max_length} are allowed; "
+            "give a higher --max-length, shorten it, or let texts be cut (--truncate)"
+        )
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """One fine-tuning task; a subclass is a family of them.
 
     Attributes:
         name: What `--task` calls it.
-        labels: Class names in the order of their indices; None for regression.
-        metrics: Names among `accuracy`, `f1`, `mcc`, `pearson`, `spearman`; the first is the
-            headline.
-        pair: Whether inputs are sentence pairs.
-        load: Reads the data: from a folder, or with None from the task's own source. Raises
+        load: Reads the data: from a folder or file, or with None from the task's own source. Raises
             `TaskError` if it cannot.
+        auto: Transformers' `AutoModelFor…` of the models that do it.
+        length: Tokens of an input, unless the user says otherwise.
+        minimize: Whether the headline metric is better when lower.
+        apart: The column of the rows of which no value is to be both in train and in the holdout.
+        ordered: Whether a row goes on from the one before, so that parts are cut off at the end.
+        classes: The class names in the order of their indices, for tasks that have a fixed set.
+        numeric: Whether it is a regression.
     """
 
     name: str
-    labels: tuple[str, ...] | None
-    metrics: tuple[str, ...]
-    pair: bool
-    load: Callable[[Path | None], Splits]
+    load: Callable[[Path | None], Splits] = field(repr=False)
 
-    def evaluate(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Score predictions with the task's metrics, by torchmetrics.
+    auto: ClassVar[Any]
+    length: ClassVar[int] = 128
+    minimize: ClassVar[bool] = False
+    apart: ClassVar[str | None] = None
+    ordered: ClassVar[bool] = False
 
-        `f1` is that of class 1 of two. A metric that is undefined (constant predictions or labels
-        for `mcc`, `pearson` and `spearman`; no positive at all for `f1`) is 0.0, never NaN.
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics; the first is the headline, by which choices are made."""
 
-        Args:
-            logits: `(n, classes)`; for regression `(n, 1)` or `(n,)`.
-            labels: `(n,)` class indices, or scores for regression.
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return None
 
-        Returns:
-            Metric name to value, in the order of `metrics`.
+    @property
+    def numeric(self) -> bool:
+        return False
+
+    def architecture(self, config: PreTrainedConfig) -> Any:
+        """The `AutoModelFor…` to load a model of this config with.
 
         Raises:
-            TaskError: The shapes do not fit, there are no rows, or a logit is not finite.
+            TaskError: models of its kind cannot do the task.
         """
-        n, width = len(labels), 1 if self.labels is None else len(self.labels)
-        if n == 0:
-            raise TaskError(f"{self.name}: no rows to evaluate; give at least one.")
-        if logits.shape != (n, width) and not (self.labels is None and logits.shape == (n,)):
+        if type(config) not in self.auto._model_mapping:
             raise TaskError(
-                f"{self.name}: logits have shape {logits.shape} where {(n, width)} is needed; "
-                f"give the model {width} output(s) and one label per row."
+                f"{self.name}: Transformers has no {self.auto.__name__} of the type "
+                f"{config.model_type}; give a model that has one, or another task"
             )
-        if not np.isfinite(logits).all():
-            raise TaskError(
-                f"{self.name}: a logit is NaN or infinite, so there is nothing to score; "
-                "training has diverged, try a lower learning rate."
-            )
-        if self.labels is None:
-            predictions = torch.tensor(logits.reshape(n), dtype=torch.float64)
-            targets = torch.tensor(labels, dtype=torch.float64)
-        else:
-            predictions = torch.tensor(logits.argmax(axis=1), dtype=torch.int64)
-            targets = torch.tensor(labels, dtype=torch.int64)
-        return {name: _METRICS[name](predictions, targets, width) for name in self.metrics}
+        return self.auto
+
+    def about(self) -> dict[str, Any]:
+        """Its settings, as JSON has them."""
+        return {name: value for name, value in asdict(self).items() if name != "load"}
+
+    def head(self) -> dict[str, Any]:
+        """Settings of the model's config that the task's head needs."""
+        return {}
+
+    @abstractmethod
+    def features(self, rows: Columns, reader: Reader, *, training: bool) -> Columns:
+        """Turn some rows into model inputs.
+
+        Args:
+            rows: The columns of the rows, and `row`: their numbers in the split.
+            reader: How texts become tokens.
+            training: Whether they are to be trained on; otherwise the model is to say something of
+                them, and targets are not needed.
+
+        Returns:
+            The model's inputs, as lists that are not padded; `labels` or the like where they are
+            trained on; `length`, the number of tokens; `cut`, whether text was cut off; `row`, the
+            number of the row each belongs to. The first three have a number of entries that may
+            differ from that of the rows.
+        """
+
+    @abstractmethod
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+    ) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
+        """What makes a padded batch of tensors from features, with or without labels."""
+
+    @abstractmethod
+    def outputs(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: dict[str, Tensor]
+    ) -> list[Any]:
+        """What the model says of each input of a batch, on the CPU and without padding.
+
+        Raises:
+            Diverged: it is not finite.
+        """
+
+    @abstractmethod
+    def records(self, rows: Dataset, features: Dataset, outputs: list[Any]) -> list[Record]:
+        """A record for every row, in order: what the model says of it, beside what is right.
+
+        Args:
+            rows: A whole split.
+            features: What `features` made of it, in order, in evaluation.
+            outputs: Of `features`, in the same order.
+        """
+
+    @abstractmethod
+    def score(self, records: Sequence[Record]) -> dict[str, float]:
+        """The metrics of some records, by name, in the order of `metrics`; never NaN.
+
+        Raises:
+            TaskError: There are no records.
+        """
 
 
-def _accuracy(predictions: torch.Tensor, targets: torch.Tensor, classes: int) -> float:
-    return float(multiclass_accuracy(predictions, targets, classes, average="micro"))
-
-
-def _f1(predictions: torch.Tensor, targets: torch.Tensor, _: int) -> float:
-    return float(binary_f1_score(predictions, targets))
-
-
-def _mcc(predictions: torch.Tensor, targets: torch.Tensor, _: int) -> float:
-    # torchmetrics scores constant predictions +-1 or a remnant of its epsilon; the accepted value
-    # (scikit-learn, GLUE) is 0.
-    if len(predictions.unique()) == 1 or len(targets.unique()) == 1:
-        return 0.0
-    return float(binary_matthews_corrcoef(predictions, targets))
-
-
-def _pearson(predictions: torch.Tensor, targets: torch.Tensor, _: int) -> float:
-    with warnings.catch_warnings():  # torchmetrics warns of the very case settled here
-        warnings.filterwarnings("ignore", "The variance of predictions or target", UserWarning)
-        return float(pearson_corrcoef(predictions, targets).nan_to_num(0.0))
-
-
-def _spearman(predictions: torch.Tensor, targets: torch.Tensor, _: int) -> float:
-    return float(spearman_corrcoef(predictions, targets).nan_to_num(0.0))
-
-
-_METRICS: dict[str, Callable[[torch.Tensor, torch.Tensor, int], float]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "mcc": _mcc,
-    "pearson": _pearson,
-    "spearman": _spearman,
-}
-
-
-def cut_holdout(train: Dataset, task: Task, seed: int) -> tuple[Dataset, Dataset]:
-    """Cut a holdout off the training data: a tenth of it, at most 1000 rows.
-
-    Classification data is stratified by label, unless a class has fewer than two rows or the
-    holdout fewer rows than there are classes; then, and for regression, the cut is random. The
-    same data and seed always give the same cut.
-
-    Returns:
-        The rest of the training data, and the holdout.
+def finite(logits: Tensor) -> Tensor:
+    """A model's outputs, as float32 on the CPU.
 
     Raises:
-        TaskError: There are fewer than ten rows.
+        Diverged: one is NaN or infinite.
     """
-    size = min(len(train) // 10, HOLDOUT_LIMIT)
-    if size == 0:
-        raise TaskError(
-            f"{task.name}: {len(train)} training rows are too few to cut a tenth off as a holdout; "
-            "give at least 10."
+    values = logits.detach().float().cpu()
+    if not torch.isfinite(values).all():
+        raise Diverged(
+            "the model's outputs hold NaN or infinite values; a lower learning rate may help"
         )
-    by: str | None = None
-    if task.labels is not None:
-        _, counts = np.unique(train["label"], return_counts=True)
-        by = "label" if counts.min() >= 2 and len(counts) <= size else None
-    parts = train.train_test_split(
-        test_size=size,
-        stratify_by_column=by,
-        seed=seed,
-        keep_in_memory=True,
-        load_from_cache_file=False,
-    )
-    return parts["train"], parts["test"]
-
-
-def encode(
-    dataset: Dataset, tokenizer: "PreTrainedTokenizerBase", task: Task, max_length: int
-) -> Dataset:
-    """Tokenise a split: truncated to `max_length` tokens, not padded, held in memory.
-
-    Returns:
-        A dataset in the same order with the columns `input_ids`, `attention_mask`,
-        `token_type_ids` (if the tokenizer makes them), `labels` (if there are any) and `length`,
-        the number of tokens.
-    """
-    columns: dict[str, list[Any]] = {}
-    # Not Dataset.map: it shows a progress bar and hashes the tokenizer for a cache unused here.
-    for batch in dataset.iter(batch_size=1000):
-        texts = (batch["text"], batch["pair"]) if task.pair else (batch["text"],)
-        for name, values in tokenizer(*texts, truncation=True, max_length=max_length).items():
-            columns.setdefault(name, []).extend(values)
-    if "label" in dataset.column_names:
-        columns["labels"] = list(dataset["label"])
-    columns["length"] = [len(ids) for ids in columns["input_ids"]]
-    return Dataset.from_dict(columns)
+    return values

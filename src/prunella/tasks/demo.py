@@ -22,7 +22,8 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Value
 
-from prunella.tasks.base import Splits, Task, TaskError
+from prunella.tasks.base import Splits, TaskError
+from prunella.tasks.classification import Classification
 
 SEED = 20240229
 TRAIN_ROWS = 6000
@@ -292,4 +293,4 @@ def _load(folder: Path | None) -> Splits:
     return Splits(train, {"dev": _write(_Author(rng, unseen=UNSEEN), DEV_ROWS, used)})
 
 
-DEMO = Task("demo", LABELS, ("accuracy",), pair=True, load=_load)
+DEMO = Classification("demo", load=_load, labels=LABELS, measures=("accuracy",), pair=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Value, load_dataset
 
-from prunella.tasks.base import Splits, Task, TaskError
+from prunella.tasks.base import Splits, TaskError
+from prunella.tasks.classification import Classification
 
 HUB_SET = "nyu-mll/glue"
 MAX_SCORE = 5.0
@@ -244,6 +245,12 @@ def _report(malformed: list[tuple[int, int]], total: int, width: int, path: Path
 
 
 GLUE = tuple(
-    Task(f"glue/{spec.name}", spec.labels, spec.metrics, len(spec.tsv) == 3, partial(_load, spec))
+    Classification(
+        f"glue/{spec.name}",
+        load=partial(_load, spec),
+        labels=spec.labels,
+        measures=spec.metrics,
+        pair=len(spec.tsv) == 3,
+    )
     for spec in _SPECS
 )

@@ -1,0 +1,230 @@
+"""From settings to a task, its rows, and what a model is given of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from prunella import tasks
+from prunella.errors import UsageError, unknown
+from prunella.experiments.config import RunConfig
+from prunella.experiments.encoding import Split, encode, stream
+from prunella.tasks import Classification, Reader, Task
+
+SAMPLE_SEED = 0  # of --max-train-samples, which no run's seed changes
+HELD_OUT = 1000  # rows of a stream
+
+# Settings that say where the data's columns are, and the tasks they are for.
+_TABLES = ("classification", "regression")
+_LANGUAGE = ("lm/causal", "lm/masked")
+_OF_TASKS = {
+    "text_column": (*_TABLES, *_LANGUAGE, "ner/columns"),
+    "pair_column": _TABLES,
+    "label_column": (*_TABLES, "ner/columns"),
+    "scheme": ("ner/columns",),
+    "source_column": ("text2text",),
+    "target_column": ("text2text",),
+    "streaming": ("text2text", *_LANGUAGE),
+}
+# Settings of a task, where it has the field.
+_FIELDS = {
+    "stride": "stride",
+    "no_answer_threshold": "threshold",
+    "prefix": "prefix",
+    "max_target_length": "target_length",
+}
+_DECODING = ("beams", "max_new_tokens", "length_penalty", "no_repeat_ngram")
+
+
+def task(config: RunConfig) -> Task:
+    """The task that is named, with its settings; files of the user's own are read at once.
+
+    Raises:
+        UsageError: there is no such task, a setting does not belong to it, or its data is bad.
+    """
+    if config.task not in (*tasks.TASKS, *tasks.OWN):
+        raise UsageError(unknown("task", config.task, (*tasks.TASKS, *tasks.OWN)))
+    for name, names in _OF_TASKS.items():
+        unlabelled = config.distill_data is not None and name in ("text_column", "pair_column")
+        if getattr(config, name) and config.task not in names and not unlabelled:
+            raise _misplaced(config, name, f"is for {', '.join(names)}")
+    found = _own(config) if config.task in tasks.OWN else tasks.get(config.task)
+    known = {field.name for field in fields(found)}
+    given = {name: getattr(config, name) for name in (*_FIELDS, *_DECODING)}
+    changes: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if _FIELDS.get(name, "decoding") not in known:
+            raise _misplaced(config, name, "does not apply")
+        if name in _FIELDS:
+            changes[_FIELDS[name]] = value
+        else:
+            decoding: Any = changes.get("decoding", getattr(found, "decoding", None))
+            changes["decoding"] = replace(decoding, **{name: value})
+    if config.metric is not None and config.metric not in found.metrics:
+        raise UsageError(unknown("metric", config.metric, found.metrics))
+    return replace(found, **changes)
+
+
+def _misplaced(config: RunConfig, name: str, why: str) -> UsageError:
+    flag = f"--{name.replace('_', '-')}"
+    return UsageError(f"{flag} {why}, and the task is {config.task}; leave it out")
+
+
+def _own(config: RunConfig) -> Task:
+    """A task on the user's own data."""
+    if config.data is None and config.task not in _LANGUAGE:
+        raise UsageError(
+            f"the task {config.task} is on data of your own; give a file, or a folder with train "
+            "and dev files, by --data"
+        )
+    path = Path(config.data or "").expanduser()
+    if config.task in _LANGUAGE:
+        return tasks.language(
+            config.task,
+            None if config.data is None else path,
+            column=config.text_column or "text",
+            streaming=config.streaming,
+        )
+    if config.task == "text2text":
+        return tasks.text2text(
+            path,
+            source=config.source_column or "source",
+            target=config.target_column or "target",
+            streaming=config.streaming,
+        )
+    if config.task == "ner/columns":
+        places = (_place(config, "text_column", 0), _place(config, "label_column", -1))
+        return tasks.columns(path, word=places[0], tag=places[1], scheme=config.scheme)
+    return tasks.table(
+        "classification" if config.task == "classification" else "regression",
+        path,
+        text=config.text_column or "text",
+        pair=config.pair_column,
+        label=config.label_column or "label",
+    )
+
+
+def _place(config: RunConfig, name: str, default: int) -> int:
+    """A column's number; negative ones count from the last."""
+    value = getattr(config, name)
+    try:
+        return default if value is None else int(value)
+    except ValueError:
+        raise _misplaced(config, name, f"{value} is no number of a column") from None
+
+
+def headline(config: RunConfig, task: Task) -> str:
+    """The metric that choices are made by."""
+    return config.metric or task.metrics[0]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A task's rows, encoded for one model.
+
+    Attributes:
+        reader: how texts became tokens.
+        train: what is trained on.
+        splits: what is judged, by name: `train` (a part of it, to see over-fitting), `holdout` (cut
+            from train), `dev` and further ones of that kind.
+        unlabelled: what is distilled on besides.
+        about: rows and SHA-256 of each split, before it was encoded.
+    """
+
+    reader: Reader
+    train: Dataset | IterableDataset
+    splits: dict[str, Split]
+    unlabelled: Dataset | None
+    about: dict[str, dict[str, Any]]
+
+    @classmethod
+    def read(cls, config: RunConfig, task: Task, reader: Reader) -> Data:
+        """Read and encode it.
+
+        Raises:
+            UsageError: it cannot be read, or has too few rows.
+        """
+        loaded = task.load(None if config.data is None else Path(config.data).expanduser())
+        rows, holdout = _apart(loaded.train, config, task)
+        about: dict[str, dict[str, Any]] = {}
+        train: Dataset | IterableDataset
+        if isinstance(rows, Dataset):
+            train, about["train"] = encode(rows, task, reader, training=True, name="train")
+            sample = rows.select(range(min(len(rows), len(holdout))))
+        else:
+            train = stream(rows, task, reader, config.seed)
+            about["train"] = {"rows": None, "sha256": None}
+            sample = _taken(rows, len(holdout))
+        splits = {}
+        for name, part in {"train": sample, "holdout": holdout, **loaded.dev}.items():
+            features, known = encode(part, task, reader, training=False, name=name)
+            splits[name] = Split(part, features)
+            about.setdefault(name, known)
+        unlabelled = None
+        if config.distill_data is not None:
+            part = _unlabelled(config, task, config.distill_data)
+            unlabelled, about["unlabelled"] = encode(
+                part, task, reader, training=True, name="unlabelled"
+            )
+        return cls(reader, train, splits, unlabelled, about)
+
+    @property
+    def dev(self) -> dict[str, Split]:
+        """The splits that are reported."""
+        return {name: part for name, part in self.splits.items() if name.startswith("dev")}
+
+    @property
+    def examples(self) -> int:
+        """What an epoch of training has; 0 where that is not known."""
+        return len(self.train) if isinstance(self.train, Dataset) else 0
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest input."""
+        parts = [split.features for split in self.splits.values()]
+        parts += [part for part in (self.train, self.unlabelled) if isinstance(part, Dataset)]
+        return max(max(part["length"]) for part in parts)
+
+    def cut(self) -> dict[str, tuple[int, int]]:
+        """For each split with inputs that had to be cut, how many, and of how many."""
+        parts = {name: split.features for name, split in self.splits.items()}
+        if isinstance(self.train, Dataset):
+            parts["train"] = self.train
+        counts = {name: (sum(part["cut"]), len(part)) for name, part in parts.items()}
+        return {name: count for name, count in counts.items() if count[0]}
+
+
+def _apart(
+    train: Dataset | IterableDataset, config: RunConfig, task: Task
+) -> tuple[Dataset | IterableDataset, Dataset]:
+    """Training rows, as many as are wanted, and the holdout."""
+    wanted = config.max_train_samples
+    if isinstance(train, Dataset):
+        rest, holdout = tasks.cut_holdout(
+            train, config.holdout_seed, apart=task.apart, ordered=task.ordered
+        )
+        if wanted is not None and wanted < len(rest):
+            rest = rest.shuffle(seed=SAMPLE_SEED, keep_in_memory=True).select(range(wanted))
+        return rest, holdout
+    rows = train.skip(HELD_OUT)
+    return rows if wanted is None else rows.take(wanted), _taken(train, HELD_OUT)
+
+
+def _taken(rows: IterableDataset, size: int) -> Dataset:
+    """The first rows of a stream."""
+    return Dataset.from_list(list(rows.take(size)), features=rows.features)
+
+
+def _unlabelled(config: RunConfig, task: Task, file: str) -> Dataset:
+    if not isinstance(task, Classification):
+        raise UsageError(
+            f"--distill-data is for tasks that classify or grade texts, and {config.task} does "
+            "not; leave it out"
+        )
+    columns = [config.text_column or "text"] + [config.pair_column or "pair"] * task.pair
+    return tasks.texts(Path(file).expanduser(), columns)

@@ -1,0 +1,122 @@
+"""Rows as model inputs, tokenised once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+import prunella.tasks
+from prunella.tasks import Reader, Task
+from prunella.tasks.base import Columns
+
+BATCH = 1000  # rows that are tokenised together
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled rows, and what a model is given to say something of them."""
+
+    rows: Dataset
+    features: Dataset
+
+
+@dataclass(frozen=True)
+class _Features:
+    """What ``map`` calls."""
+
+    task: Task
+    reader: Reader
+    training: bool
+
+    def __call__(self, rows: Columns, numbers: list[int]) -> Columns:
+        rows = {name: list(values) for name, values in rows.items()} | {"row": numbers}
+        return self.task.features(rows, self.reader, training=self.training)
+
+
+def encode(
+    rows: Dataset, task: Task, reader: Reader, *, training: bool, name: str
+) -> tuple[Dataset, dict[str, Any]]:
+    """The features of rows, from disk if they were made before of the same rows in the same way.
+
+    They lie under ``HF_DATASETS_CACHE`` (see Datasets) in the folder ``prunella``.
+
+    Args:
+        training: see ``Task.features``.
+        name: of the split, for the progress bar.
+
+    Returns:
+        the features, and the rows' fingerprint.
+    """
+    about = fingerprint(rows)
+    key = _key(about["sha256"], repr(task), _about(reader), training, _code())
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "prunella"
+    folder.mkdir(parents=True, exist_ok=True)
+    features = rows.map(
+        _Features(task, reader, training),
+        with_indices=True,
+        batched=True,
+        batch_size=BATCH,
+        remove_columns=rows.column_names,
+        cache_file_name=str(folder / f"{key}.arrow"),
+        load_from_cache_file=True,
+        new_fingerprint=key,
+        desc=f"tokenising {name}",
+    )
+    return features, about
+
+
+def stream(rows: IterableDataset, task: Task, reader: Reader, seed: int) -> IterableDataset:
+    """The features of rows, made as they are needed, in an order that is random close by."""
+    features = rows.map(
+        _Features(task, reader, training=True),
+        with_indices=True,
+        batched=True,
+        batch_size=BATCH,
+        remove_columns=rows.column_names,
+    )
+    return features.shuffle(seed=seed, buffer_size=10 * BATCH)
+
+
+def fingerprint(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """How many rows there are, and the SHA-256 of what they say."""
+    known, count = hashlib.sha256(), 0
+    for row in rows:
+        known.update(repr(sorted(row.items())).encode())
+        count += 1
+    return {"rows": count, "sha256": known.hexdigest()}
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
+
+
+def _about(reader: Reader) -> str:
+    settings = (reader.max_length, reader.truncate, reader.decoder_only, reader.seed)
+    return f"{settings} {_tokenizer(reader.tokenizer)}"
+
+
+def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What decides how a tokenizer reads."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    # Its last truncation and padding are no part of it: every call sets them.
+    known = json.loads(backend.to_str()) | {"truncation": None, "padding": None} if backend else {}
+    slow = {} if known else tokenizer.get_vocab()
+    settings = {name: str(value) for name, value in tokenizer.init_kwargs.items()}
+    names = (type(tokenizer).__name__, tokenizer.special_tokens_map, tokenizer.padding_side)
+    return f"{names} {sorted(settings.items())} {json.dumps(known)} {sorted(slow.items())}"
+
+
+@cache
+def _code() -> str:
+    """The code of the tasks: what another version made is not taken for ours."""
+    folder = Path(prunella.tasks.__file__).parent
+    return _key(*(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))))

@@ -1,0 +1,172 @@
+"""One or two sentences and a label: classification and regression.
+
+Rows have the columns `text`, `pair` (tasks on sentence pairs only) and `label`: a class index
+(`datasets.ClassLabel`) or, for regression, a float.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    binary_f1_score,
+    binary_matthews_corrcoef,
+    multiclass_accuracy,
+)
+from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from prunella.tasks.base import Columns, Reader, Record, Task, TaskError, finite
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """A class, or a number, for every row.
+
+    Attributes:
+        labels: Class names in the order of their indices; None for regression.
+        measures: Names among `accuracy`, `f1`, `mcc`, `pearson`, `spearman`.
+        pair: Whether inputs are sentence pairs.
+    """
+
+    labels: tuple[str, ...] | None
+    measures: tuple[str, ...]
+    pair: bool
+
+    auto = AutoModelForSequenceClassification
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return self.measures
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self.labels
+
+    @property
+    def numeric(self) -> bool:
+        return self.labels is None
+
+    def head(self) -> dict[str, Any]:
+        # Said in full, for the checkpoint may be of another task.
+        if self.labels is None:
+            return {"num_labels": 1, "problem_type": "regression"}
+        return {
+            "problem_type": "single_label_classification",
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: index for index, label in enumerate(self.labels)},
+        }
+
+    def features(self, rows: Columns, reader: Reader, *, training: bool) -> Columns:
+        texts = (rows["text"], rows["pair"]) if self.pair else (rows["text"],)
+        columns, cut = reader.read(*texts)
+        if "label" in rows:
+            columns["labels"] = list(rows["label"])
+        columns["length"] = [len(ids) for ids in columns["input_ids"]]
+        return columns | {"cut": cut, "row": rows["row"]}
+
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+    ) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
+        return DataCollatorWithPadding(tokenizer)
+
+    def outputs(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: dict[str, Tensor]
+    ) -> list[Any]:
+        return finite(model(**batch).logits).tolist()
+
+    def records(self, rows: Dataset, features: Dataset, outputs: list[Any]) -> list[Record]:
+        return [
+            {"label": label, "logits": logits}
+            for label, logits in zip(rows["label"], outputs, strict=True)
+        ]
+
+    def score(self, records: Sequence[Record]) -> dict[str, float]:
+        return self.evaluate(
+            np.array([record["logits"] for record in records]),
+            np.array([record["label"] for record in records]),
+        )
+
+    def evaluate(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Score predictions with the task's metrics, by torchmetrics.
+
+        `f1` is that of class 1 of two. A metric that is undefined (constant predictions or labels
+        for `mcc`, `pearson` and `spearman`; no positive at all for `f1`) is 0.0, never NaN.
+
+        Args:
+            logits: `(n, classes)`; for regression `(n, 1)` or `(n,)`.
+            labels: `(n,)` class indices, or scores for regression.
+
+        Returns:
+            Metric name to value, in the order of `metrics`.
+
+        Raises:
+            TaskError: The shapes do not fit, there are no rows, or a logit is not finite.
+        """
+        n, width = len(labels), 1 if self.labels is None else len(self.labels)
+        if n == 0:
+            raise TaskError(f"{self.name}: no rows to evaluate; give at least one.")
+        if logits.shape != (n, width) and not (self.labels is None and logits.shape == (n,)):
+            raise TaskError(
+                f"{self.name}: logits have shape {logits.shape} where {(n, width)} is needed; "
+                f"give the model {width} output(s) and one label per row."
+            )
+        if not np.isfinite(logits).all():
+            raise TaskError(
+                f"{self.name}: a logit is NaN or infinite, so there is nothing to score; "
+                "training has diverged, try a lower learning rate."
+            )
+        if self.labels is None:
+            predictions = torch.tensor(logits.reshape(n), dtype=torch.float64)
+            targets = torch.tensor(labels, dtype=torch.float64)
+        else:
+            predictions = torch.tensor(logits.argmax(axis=1), dtype=torch.int64)
+            targets = torch.tensor(labels, dtype=torch.int64)
+        return {name: _METRICS[name](predictions, targets, width) for name in self.metrics}
+
+
+def _accuracy(predictions: torch.Tensor, targets: torch.Tensor, classes: int) -> float:
+    return float(multiclass_accuracy(predictions, targets, classes, average="micro"))
+
+
+def _f1(predictions: torch.Tensor, targets: torch.Tensor, _: int) -> float:
+    return float(binary_f1_score(predictions, targets))
+
+
+def _mcc(predictions: torch.Tensor, targets: torch.Tensor, _: int) -> float:
+    # torchmetrics scores constant predictions +-1 or a remnant of its epsilon; the accepted value
+    # (scikit-learn, GLUE) is 0.
+    if len(predictions.unique()) == 1 or len(targets.unique()) == 1:
+        return 0.0
+    return float(binary_matthews_corrcoef(predictions, targets))
+
+
+def _pearson(predictions: torch.Tensor, targets: torch.Tensor, _: int) -> float:
+    with warnings.catch_warnings():  # torchmetrics warns of the very case settled here
+        warnings.filterwarnings("ignore", "The variance of predictions or target", UserWarning)
+        return float(pearson_corrcoef(predictions, targets).nan_to_num(0.0))
+
+
+def _spearman(predictions: torch.Tensor, targets: torch.Tensor, _: int) -> float:
+    return float(spearman_corrcoef(predictions, targets).nan_to_num(0.0))
+
+
+_METRICS: dict[str, Callable[[torch.Tensor, torch.Tensor, int], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "mcc": _mcc,
+    "pearson": _pearson,
+    "spearman": _spearman,
+}
