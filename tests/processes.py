@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from prunella import NM, Block, Global, PerMatrix, Pruner
 from prunella.criteria import CRITERIA
+from prunella.prunable import find_prunable
 from prunella.sharding import whole
 
 STEPS = 40
@@ -41,6 +42,7 @@ SCENARIOS = [
     ("movement", "uneven", "global"),
     ("platon", "uneven", "matrix"),
 ]
+PRUNED_BEFORE = ["pins", "pins-released", "soft-movement", "l0"]
 SHARDED_CHECKPOINTS = ["pins", "pins-released", "movement", "l0"]
 
 
@@ -138,6 +140,21 @@ def different_batches(wrap):
     return outcome(model, pruner)
 
 
+def pruned_before(name, wrap=lambda model: model):
+    """Starts from masks, which every process holds whole."""
+    model = model_of("uneven")
+    generator = torch.Generator().manual_seed(1)
+    masks = {
+        parameter: torch.rand(model.get_parameter(parameter).shape, generator=generator) > 0.4
+        for parameter in find_prunable(model)[0]
+    }
+    model = wrap(model)
+    optimizer, criterion = adamw(model), CRITERIA[name]().aimed(0.7)
+    pruner = Pruner(model, optimizer, criterion, ramp(), masks=masks)
+    train(model, optimizer, range(STEPS))
+    return outcome(model, pruner)
+
+
 def before_sharding():
     """The pruner comes first, and the model is cut up under it."""
     model = model_of("linear")
@@ -161,6 +178,9 @@ def main(folder):
     results |= {("fsdp", *key): scenario(*key, shard) for key in SCENARIOS}
     results["different", "ddp"] = different_batches(DistributedDataParallel)
     results["different", "fsdp"] = different_batches(shard)
+    for name in PRUNED_BEFORE:
+        results["pruned before", "ddp", name] = pruned_before(name, DistributedDataParallel)
+        results["pruned before", "fsdp", name] = pruned_before(name, shard)
     results["before sharding"] = before_sharding()
     for name in SHARDED_CHECKPOINTS:
         save_sharded(folder / f"two-{name}", name, shard)

@@ -3,11 +3,15 @@
 import json
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from families import build
+from huggingface_hub.errors import LocalEntryNotFoundError
+from loops import same
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -23,7 +27,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from prunella import UsageError
+from prunella import UsageError, masks_from
 from prunella.bitmask import bound_bytes, ideal_bytes
 from prunella.prunable import SCOPES, Scopes, find_prunable
 from prunella.runtime.files import FILE, write
@@ -196,6 +200,7 @@ def test_other_dtypes(tmp_path: Path) -> None:
         "nonzero": 2,
         "sparsity": 0.5,
         "bytes": 4,
+        "prunable": False,
     }
     assert {matrix.dtype for matrix in found.matrices[:-1]} == {"bfloat16"}
     assert found.scopes["prunable"].sparsity == pytest.approx(0.9, abs=0.02)
@@ -204,15 +209,18 @@ def test_other_dtypes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "bert"}, "names no architecture"),
+        ({"model_type": "bert"}, "names the architecture None"),
         ({"model_type": "bert", "architectures": ["BertForNothing"]}, "BertForNothing"),
-        ({"model_type": "bert", "architectures": ["BertConfig"]}, "BertConfig is no model"),
+        (
+            {"model_type": "bert", "architectures": ["BertConfig"]},
+            "names the architecture 'BertConfig'",
+        ),
         ({"model_type": "own", "architectures": ["BertModel"]}, "own"),
-        ({"model_type": "bert", "architectures": 5}, "cannot build"),
+        ({"model_type": "bert", "architectures": 5}, "cannot be used"),
         ({**BERT.to_dict(), "hidden_size": -1, "architectures": ["BertModel"]}, "cannot build"),
         ({**GPT2.to_dict(), "architectures": ["GPT2Model"]}, "h.0.attn.c_attn.weight, which is"),
         ({**BERT.to_dict(), "hidden_size": 64, "architectures": ["BertModel"]}, "not in the file"),
-        ([], "cannot build"),
+        ([], "cannot be used"),
     ],
 )
 def test_an_unknown_model_is_counted_as_a_whole(
@@ -276,3 +284,76 @@ def test_a_damaged_index(change: Callable[[dict[str, str]], Any], tmp_path: Path
     index.write_text(json.dumps(change(places)), encoding="utf-8")
     with pytest.raises(UsageError, match="safetensors"):
         inspect(tmp_path)
+
+
+# --- what is to be pruned ------------------------------------------------------------------------
+
+
+def test_it_says_what_is_prunable_before_any_training(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = MODELS["bert-lm"]()
+    save(model, tmp_path, "dense")
+    for choice in (
+        {},
+        {"parameters": ["encoder.*attention*"]},
+        {"include_embeddings": True},
+        {"parameters": ["layer.0"], "include_biases": True, "include_embeddings": True},
+    ):
+        found = inspect(tmp_path, **choice)  # type: ignore[arg-type]
+        prunable = find_prunable(model, **choice)[0]  # type: ignore[arg-type]
+        marked = {matrix.name for matrix in found.matrices if matrix.prunable}
+        assert marked == {n for n, p in prunable.items() if p.parameter.ndim > 1}
+        assert found.scopes == Scopes.of(model, prunable).count(dict(model.named_parameters()))
+        assert found.scopes["prunable"].sparsity == 0 or "include_embeddings" in choice
+    lines = [line.split() for line in shown(inspect(tmp_path)).splitlines()]
+    rows = {line[0]: line[1] for line in lines if line and line[0].startswith("bert.")}
+    assert rows["bert.encoder.layer.0.output.dense.weight"] == "yes"
+    assert rows["bert.embeddings.word_embeddings.weight"] == "50"  # its shape
+
+
+def test_patterns_that_cannot_be_previewed_are_refused(tmp_path: Path) -> None:
+    save(sparsified("bert"), tmp_path, "dense")
+    with pytest.raises(UsageError, match=r"'encodr' match no matrix of BertForSequenceClass"):
+        inspect(tmp_path, parameters=["encodr"])
+    (tmp_path / "config.json").write_text('{"model_type": "own"}', encoding="utf-8")
+    assert all(matrix.prunable is None for matrix in inspect(tmp_path).matrices)
+    with pytest.raises(UsageError, match="own"):
+        inspect(tmp_path, parameters=["layer.0"])
+
+
+def test_what_is_left_dense_is_told(tmp_path: Path) -> None:
+    model = build("xlnet", AutoModelForCausalLM)
+    model.save_pretrained(tmp_path)
+    found = inspect(tmp_path)
+    left = [f"transformer.layer.*.rel_attn.{side}" for side in ("q", "k", "v", "o", "r")]
+    total = 2 * (5 * 32 * 32 + 2 * 32)  # and seg_embed
+    start = "left dense unless named, for they are no matrices: "
+    assert found.note.startswith(f"{start}{', '.join(left)}")
+    assert found.note.endswith(f" ({total:,} weights)")
+    named = inspect(tmp_path, parameters=["rel_attn.*"])
+    assert named.note == "" and named.scopes["prunable"].total > total
+
+
+def test_models_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = sparsified("bert")
+    save(model, tmp_path, "dense")
+    asked: list[tuple[str, list[str]]] = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert inspect("somebody/bert") == inspect(tmp_path)
+    assert same(masks_from("somebody/bert", model), masks_from(tmp_path, model))
+    ((name, patterns), _) = asked
+    assert name == "somebody/bert" and "config.json" in patterns
+    assert not any(fnmatch("pytorch_model.bin", p) or fnmatch("run.py", p) for p in patterns)
+
+    def fail(name: str, allow_patterns: list[str]) -> str:
+        raise LocalEntryNotFoundError("outgoing traffic has been disabled. To enable it, pay.")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    reason = r"somebody/bert, nor .* \(outgoing traffic has been disabled\); give the folder"
+    with pytest.raises(UsageError, match=reason):
+        inspect("somebody/bert")

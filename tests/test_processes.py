@@ -54,6 +54,14 @@ def test_two_processes_equal_one(results, key):
                 assert_same(rank[way, *key], one)
 
 
+@pytest.mark.parametrize("name", processes.PRUNED_BEFORE)
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_masks_to_start_from(results, way, name):
+    one = processes.pruned_before(name)
+    for rank in results[1]:
+        assert_same(rank["pruned before", way, name], one)
+
+
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_ranks_with_different_batches_agree(results, way):
     first, second = (rank["different", way] for rank in results[1])

@@ -35,7 +35,7 @@ from prunella.regularizers import (
     Smoothing,
     VirtualTeacher,
 )
-from prunella.runtime import export, load, save
+from prunella.runtime import export, load, masks_from, save
 from prunella.schedules import Constant, Cubic, Ladder, Linear, OneShot, Schedule
 from prunella.task_gradients import TaskGradients
 
@@ -78,5 +78,6 @@ __all__ = [
     "VirtualTeacher",
     "export",
     "load",
+    "masks_from",
     "save",
 ]

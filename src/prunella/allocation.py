@@ -43,6 +43,11 @@ class Element:
         """The mask over weights that belongs to a mask over units."""
         return mask
 
+    def fits(self, mask: Tensor) -> bool:
+        """Whether a mask over weights [out, in] can come about on the way to this pattern."""
+        # Where weights are worth 1 or 0 as they are kept or not, what has any worth is kept whole.
+        return not bool((self.expand(self.units(mask.float()) > 0) & ~mask).any())
+
 
 @dataclass(frozen=True)
 class Block(Element):
@@ -133,6 +138,11 @@ class Global:
         masks = _select(scores, self.pattern, sparsity)
         return {name: self.pattern.expand(mask) for name, mask in masks.items()}
 
+    def reached(self, counts: Mapping[str, tuple[int, int]], sparsity: float) -> bool:
+        """Whether masks that remove so many weights of so many, by name, are sparse enough."""
+        pruned, totals = zip(*counts.values(), strict=True)
+        return sum(pruned) >= round(sparsity * sum(totals))
+
     def check(self, shapes: Mapping[str, tuple[int, ...]], final: float) -> None:
         """Raise UsageError where the pattern does not fit the shapes or the final sparsity."""
         for name, shape in shapes.items():
@@ -148,6 +158,9 @@ class PerMatrix(Global):
         for name in scores:
             masks |= super().masks({name: scores[name]}, sparsity)
         return masks
+
+    def reached(self, counts: Mapping[str, tuple[int, int]], sparsity: float) -> bool:
+        return all(pruned >= round(sparsity * total) for pruned, total in counts.values())
 
 
 def _select(scores: Mapping[str, Tensor], pattern: Element, sparsity: float) -> dict[str, Tensor]:

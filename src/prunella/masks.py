@@ -32,7 +32,8 @@ class Masks:
 
     Attributes:
         values: name -> bool tensor, True = kept.
-        chosen: whether there has been a selection; until then all values are True.
+        given: those that the run began with, if any; what they remove is zero whatever the rest.
+        chosen: whether masks were given or selected; until then all values are True.
         settled: whether no mask changes any more; pruned weights are then held, whatever they were.
     """
 
@@ -41,6 +42,7 @@ class Masks:
     ):
         self.rest = rest
         self.values: dict[str, Tensor] = {}
+        self.given: Mapping[str, Tensor] = {}
         self.chosen = False
         self.settled = False
         self._prunable = prunable
@@ -50,11 +52,22 @@ class Masks:
         self._versions: dict[str, int] = {}  # of weights, when their covers were laid
         self._restored = False  # from a saved state, whose weights may yet be loaded
 
-    def reset(self, weights: Mapping[str, Tensor]) -> None:
-        """Nothing is pruned, of these weights."""
-        self.values = {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}
-        self.chosen = False
+    def reset(self, weights: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+        """Of these weights nothing is pruned, but for what the given masks remove."""
+        everything = {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}
+        self.given, self.values = given, everything | dict(given)
+        self.chosen = bool(given)
         self.forget(list(self._covers))
+        self.hold()
+
+    def choose(self, name: str, mask: Tensor) -> None:
+        """Take a new mask of a weight."""
+        self.values[name] = mask & self.given[name] if self.given else mask
+        self.chosen = True
+
+    def shut(self, name: str, score: Tensor) -> Tensor:
+        """A weight's scores, the lowest possible for what the given masks remove."""
+        return score.masked_fill(~self.given[name], -torch.inf) if self.given else score
 
     def _weight(self, name: str) -> Tensor:
         return local(self._prunable[name].parameter)
@@ -87,6 +100,12 @@ class Masks:
         if self.chosen:
             for name, mask in self.values.items():
                 _hide(self._weight(name), mask)
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Set to zero what the given masks remove, of weights that are bare."""
+        for name, mask in self.given.items():
+            _hide(self._weight(name), mask)
 
     def settle(self) -> None:
         """Make what evaluation sees the weights themselves."""
@@ -148,6 +167,8 @@ class Masks:
     def move(self, name: str, device: torch.device) -> None:
         """Follow a weight to another device."""
         self.values[name] = self.values[name].to(device)
+        if self.given:
+            self.given = {**self.given, name: self.given[name].to(device)}
         if name in self._aside:
             self._aside[name] = self._aside[name].to(device)
 
@@ -163,13 +184,17 @@ class Masks:
         """Hooks on every module that holds a prunable parameter, and on the model as a whole.
 
         The whole is needed for modules whose weights are used without their own forward
-        (``nn.MultiheadAttention.out_proj``), the parts for whoever calls or saves only them.
+        (``nn.MultiheadAttention.out_proj``), the parts for whoever calls or saves only them, as
+        ``generate`` does with encoders.
         """
         if self.rest not in ("free", "gated"):
             return
         names: dict[nn.Module, list[str]] = {model: list(self._prunable)}
-        for name, prunable in self._prunable.items():
-            names.setdefault(prunable.module, []).append(name)
+        ours = {id(prunable.parameter): name for name, prunable in self._prunable.items()}
+        for module in model.modules():  # a tied one is held by several
+            held = [ours[id(p)] for p in module.parameters(recurse=False) if id(p) in ours]
+            if held and module is not model:
+                names[module] = held
         for module, held in names.items():
             # Before fully_shard's own, which gathers the weights.
             yield module.register_forward_pre_hook(_Watch(on_forward, held), prepend=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import is_
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
@@ -14,22 +14,15 @@ from torch.utils.hooks import RemovableHandle
 
 from prunella.allocation import Global
 from prunella.criteria.base import Criterion, View
-from prunella.errors import Diverged, UsageError
-from prunella.learner import ScoreLearner
+from prunella.errors import UsageError
+from prunella.evidence import Evidence, overrides
+from prunella.given import Given
 from prunella.masks import Masks, Rest, check_copies
-from prunella.optimizers import groups_of, is_rehearsal, overwrites_gradients, unwrap_optimizer
+from prunella.optimizers import is_rehearsal, unwrap_optimizer
 from prunella.prunable import Scopes, Summary, find_prunable, named_parameters, unwrap
 from prunella.schedules import Schedule
-from prunella.sharding import (
-    is_sharded,
-    local,
-    nonzeros,
-    part_of,
-    put_away,
-    shard_group,
-    spread,
-    whole,
-)
+from prunella.selection import Selection
+from prunella.sharding import is_sharded, local, nonzeros, put_away, shard_group, spread
 
 _taken: WeakSet[Optimizer] = WeakSet()
 # Who prunes a module's parameters.
@@ -73,6 +66,11 @@ class Pruner:
         include_embeddings: prune the model's look-up tables too.
         hold: whether pruned weights stay zero between selections; None = as the criterion says.
         total_steps: optimizer steps of the run; needed where the schedule speaks in fractions.
+        masks: name -> bool tensor, True = kept, of a model that was pruned before (see
+            ``prunella.masks_from``). What they remove is zero from now on and never selected
+            again; the schedule counts it in. While it asks for less, masks stay as they are, as
+            they do to the end if its final sparsity is within 0.1 % of theirs. With ``PerMatrix``
+            a matrix that is sparser than its share keeps its mask.
 
     Attributes:
         step: successful optimizer steps so far; those that a gradient scaler skips do not count.
@@ -84,8 +82,8 @@ class Pruner:
 
     Raises:
         UsageError: nothing to prune, an optimizer that lacks a prunable parameter, steps inside
-            backward or already has a pruner, a pattern that does not fit, or a schedule that
-            selects before the criterion has evidence.
+            backward or already has a pruner, a pattern that does not fit, a schedule that selects
+            before the criterion has evidence or ends below the sparsity of the given masks.
     """
 
     def __init__(
@@ -101,6 +99,7 @@ class Pruner:
         include_embeddings: bool = False,
         hold: bool | None = None,
         total_steps: int | None = None,
+        masks: Mapping[str, Tensor] | None = None,
     ):
         _check_type("criterion", criterion, Criterion, "PINS()")
         _check_type("schedule", schedule, Schedule, "Cubic(0.9, begin=200, end=2400)")
@@ -117,15 +116,17 @@ class Pruner:
             self.model, parameters, include_biases, include_embeddings
         )
         self.scopes = Scopes.of(self.model, self._prunable)
-        self._masks = Masks(self._prunable, self.rest, self._gate)
+        learns = overrides(criterion, "learner") and self.schedule.final > 0
+        self.is_outcome = learns and criterion.outcome(torch.zeros(1), 1.0) is not None
+        self._given = Given(masks, self._prunable)
         self._check(model, hold)
 
-        self._reads_before = _overrides(criterion, "before_step")
-        self._reads_after = _overrides(criterion, "after_step")
-        self._learns = _overrides(criterion, "learner") and self.schedule.final > 0
-        self.is_outcome = self._learns and criterion.outcome(torch.zeros(1), 1.0) is not None
+        self._masks = Masks(self._prunable, self.rest, self._gate)
+        self._evidence = Evidence(criterion, self._prunable, self.optimizer, learns)
+        self._selection = Selection(
+            criterion, allocation, self._prunable, self._masks, self._given, self._score_view
+        )
         self.gradients: Callable[[], Mapping[str, Tensor]] | None = None
-        self._seen: dict[str, Tensor] = {}  # gradients of this step, where not the parameters' own
         self._stepping: list[Tensor | None] | None = None  # gradients, between a step's two hooks
         self._adopt()
         self._attach()
@@ -163,8 +164,11 @@ class Pruner:
             {n: tuple(p.oriented(p.parameter).shape) for n, p in self._prunable.items()},
             self.schedule.final,
         )
+        if not self.is_outcome:
+            self._given.check(self.allocation, self.schedule.final)
         self._check_layout()
-        if self.schedule.final and self._first < self.criterion.evidence:
+        selects = not self._given.suffices(self.allocation, self.schedule.final)
+        if self.schedule.final and selects and self._first < self.criterion.evidence:
             raise UsageError(
                 f"{self.criterion!r} has no evidence before step {self.criterion.evidence}, when "
                 f"its first window closes, but masks are first selected at step {self._first}; "
@@ -189,6 +193,7 @@ class Pruner:
             self.optimizer.register_step_post_hook(self._after),
             *self._masks.watch(self.model, self._on_forward, self._on_save, self._on_load),
         ]
+        self._masks.hold()  # once more, as the earlier one may have put its own weights back
 
     @property
     def _is_attached(self) -> bool:
@@ -211,13 +216,9 @@ class Pruner:
     def _adopt(self) -> None:
         """Take the parameters as they are now, with fresh masks and scores."""
         with torch.inference_mode(False):
-            self._parameters = {name: p.parameter for name, p in self._prunable.items()}
-            self._group = groups_of(self.optimizer, self._parameters)
-            weights = {name: local(p).detach() for name, p in self._parameters.items()}
-            self._masks.reset(weights)
-            self._state = {name: self.criterion.init(weight) for name, weight in weights.items()}
-            scores = {name: state["score"] for name, state in self._state.items() if self._learns}
-            self._learner = ScoreLearner(self.criterion, scores, self._group) if scores else None
+            self._evidence.adopt()
+            weights = {n: local(p).detach() for n, p in self._evidence.parameters.items()}
+            self._masks.reset(weights, self._given.parts())
 
     def _follow(self) -> None:
         """Take up parameters that were moved or, before the first step, replaced since last time.
@@ -236,21 +237,17 @@ class Pruner:
         self._move()
 
     def _is_replaced(self) -> bool:
-        if any(map(is_sharded, self._parameters.values())):
+        parameters = self._evidence.parameters
+        if any(map(is_sharded, parameters.values())):
             put_away(self.model)
-        return any(
-            self._prunable[name].parameter is not known for name, known in self._parameters.items()
-        )
+        return any(self._prunable[n].parameter is not known for n, known in parameters.items())
 
     def _move(self) -> None:
-        for name, parameter in self._parameters.items():
+        for name, parameter in self._evidence.parameters.items():
             device = local(parameter).device
             if self._masks.values[name].device != device:
                 self._masks.move(name, device)
-                for tensor in self._state[name].values():
-                    tensor.data = tensor.data.to(device)
-                if self._learner is not None:
-                    self._learner.move(name, device)
+                self._evidence.move(name, device)
 
     # --- one optimizer step ------------------------------------------------------------------
 
@@ -275,36 +272,39 @@ class Pruner:
         if (found_inf is not None and bool(found_inf)) or is_rehearsal(optimizer):
             return
         self._stepping = gradients
-        spoiled = self._spoiled_gradients(getattr(optimizer, "grad_scale", None))
-        self._seen = {**spoiled, **given}
-        if self._reads_before:
+        self._evidence.see(getattr(optimizer, "grad_scale", None), given)
+        if self._evidence.reads_before:
             for name in self._prunable:
                 self.criterion.before_step(self._view(name))
-        if self._learner is not None and not self._masks.settled:
-            self._learn(self._learner)
+        if self._evidence.learns and not self._masks.settled:
+            self._learn()
 
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._stepping is not None:
             self._stepping = None
-            if self._reads_after:
+            if self._evidence.reads_after:
                 for name in self._prunable:
                     self.criterion.after_step(self._view(name))
-            self._seen = {}
+            self._evidence.forget()
             self._choose()
             self.step += 1
         if self._masks.settled or self.rest == "held":
             self._masks.zero()
-        elif self.rest != "free":
+            return
+        self._masks.hold()
+        if self.rest != "free":
             self._masks.dress(self._prunable, training=False)
 
     def _choose(self) -> None:
         """New masks, where the schedule says so or the criterion has its own."""
         if self.is_outcome:
             if not self._masks.settled:
-                self._threshold(self._progress(self.step))
+                self._selection.take_outcome()
         elif self.schedule.updates(self.step):
-            self._select(self.schedule.sparsity(self.step))
+            self._selection.choose(self.schedule.sparsity(self.step), self.step)
+            if self.rest == "free":
+                self._masks.zero()
         if not self._masks.settled and self._is_settled(self.step):
             self._masks.settle()
 
@@ -312,7 +312,7 @@ class Pruner:
         """Whether no mask changes after a step any more."""
         return self.schedule.final > 0 and self.schedule.frozen(step)
 
-    def _learn(self, learner: ScoreLearner) -> None:
+    def _learn(self) -> None:
         """Let the scores take a step, and hide from the optimizer what the masks hide."""
         gradients = {}
         for name, prunable in self._prunable.items():
@@ -326,10 +326,10 @@ class Pruner:
                     gradient.mul_(view.gate)
                 if self._hides(training=True):
                     gradient.mul_(self._masks.values[name])
-        learner.step(gradients, self.optimizer.param_groups)
+        self._evidence.learn(gradients)
 
     def _gate(self, name: str, training: bool) -> Tensor:
-        gate = self.criterion.gate(self._view(name, gradient=False), training)
+        gate = self.criterion.gate(self._score_view(name), training)
         return gate.mul_(self._masks.values[name]) if self._hides(training) else gate
 
     def _hides(self, training: bool) -> bool:
@@ -337,40 +337,14 @@ class Pruner:
         opens = training and self.rest == "gated" and self.is_outcome
         return self._masks.chosen and not opens
 
-    def _spoiled_gradients(self, scale: Tensor | None) -> dict[str, Tensor]:
-        """Copies of the gradients that are scaled, or that the optimizer is going to overwrite."""
-        copies = {}
-        for name, prunable in self._prunable.items():
-            if prunable.parameter.grad is None:
-                continue
-            gradient = local(prunable.parameter.grad)
-            group = self.optimizer.param_groups[self._group[name]]
-            if scale is not None and (self._reads_before or self._reads_after or self._learns):
-                wide = torch.promote_types(gradient.dtype, torch.float32)  # or it may underflow
-                copies[name] = gradient.to(wide) / scale.to(gradient.device)
-            elif overwrites_gradients(group) and self._reads_after:
-                copies[name] = gradient.clone()
-        return copies
-
     def _view(self, name: str, gradient: bool = True, since: int | None = None) -> View:
         """A parameter now, with the progress that its mask is of: by default this step's."""
-        parameter = self._prunable[name].parameter
-        seen = self._seen.get(name, parameter.grad) if gradient else None
-        return View(
-            name=name,
-            weight=local(parameter).detach(),
-            gradient=None if seen is None else local(seen),
-            step=self.step,
-            state=self._state[name],
-            group=self.optimizer.param_groups[self._group[name]],
-            optimizer_state={
-                key: local(value) if isinstance(value, Tensor) else value
-                for key, value in self.optimizer.state.get(parameter, {}).items()
-            },
-            progress=self._progress(self.step if since is None else since),
-            tensors=len(self._prunable),
-            layout=parameter,
-        )
+        progress = self._progress(self.step if since is None else since)
+        return self._evidence.view(name, self.step, progress, gradient)
+
+    def _score_view(self, name: str) -> View:
+        """A parameter as it is scored: without a gradient."""
+        return self._view(name, gradient=False)
 
     def _progress(self, step: int) -> float:
         """How far sparsity has come after a step, in [0, 1]; nowhere until the first selection."""
@@ -378,51 +352,14 @@ class Pruner:
             return 0.0
         return self.schedule.sparsity(step) / self.schedule.final
 
-    def _threshold(self, progress: float) -> None:
-        """The criterion's own masks, matrix by matrix."""
-        for name, state in self._state.items():
-            if state["score"].isnan().any():
-                raise Diverged(f"the scores of {name} hold NaN at step {self.step}")
-            parameter = self._prunable[name].parameter
-            mask = self.criterion.outcome(whole(spread(state["score"], parameter)), progress)
-            assert mask is not None
-            self._masks.values[name] = part_of(mask, parameter)
-        self._masks.chosen = True
-
-    def _select(self, sparsity: float) -> None:
-        if sparsity == 0:
-            return
-        scores = _Scores(self)
-        if not any(nonzeros(scores[name]) for name in scores):
-            raise UsageError(
-                f"every score of {self.criterion!r} is zero at step {self.step}: no gradient has "
-                "reached the prunable parameters, so there is nothing to choose by; prune those "
-                "that are trained"
-            )
-        try:
-            masks = self.allocation.masks(scores, sparsity)
-        except Diverged as error:
-            raise Diverged(f"no masks can be selected at step {self.step}: {error}") from None
-        for name, mask in masks.items():
-            prunable = self._prunable[name]
-            mask = prunable.oriented(mask).contiguous()
-            apart = is_sharded(prunable.parameter) and self._rows_apart(name)
-            self._masks.values[name] = mask if apart else part_of(mask, prunable.parameter)
-        self._masks.chosen = True
-        if self.rest == "free":
-            self._masks.zero()
-
-    def _rows_apart(self, name: str) -> bool:
-        """Whether masks can be chosen by processes that see some rows of a matrix each."""
-        return self.allocation.pattern.within_rows and not self._prunable[name].transposed
-
     # --- hooks of the model ------------------------------------------------------------------
 
     def _on_forward(self, names: Iterable[str], module: nn.Module) -> None:
         if module is self.model:
             self._follow()
         # Inside the forward of a sharded part its modules hold gathered copies, made when dressed.
-        here = [n for n in names if self._prunable[n].parameter is self._parameters[n]]
+        known = self._evidence.parameters
+        here = [name for name in names if self._prunable[name].parameter is known[name]]
         self._masks.dress(here, module.training)
 
     def _on_save(self, names: Iterable[str], module: nn.Module) -> None:
@@ -443,7 +380,8 @@ class Pruner:
     @property
     def masks(self) -> dict[str, Tensor]:
         """name -> bool tensor of the parameter's shape and layout, True = kept."""
-        return {n: spread(mask, self._parameters[n]) for n, mask in self._masks.values.items()}
+        parameters = self._evidence.parameters
+        return {n: spread(mask, parameters[n]) for n, mask in self._masks.values.items()}
 
     @property
     def sparsity(self) -> float:
@@ -464,8 +402,8 @@ class Pruner:
             )
         with torch.no_grad():
             return {
-                name: spread(self.criterion.score(self._view(name, gradient=False)).clone(), known)
-                for name, known in self._parameters.items()
+                name: spread(self.criterion.score(self._score_view(name)).clone(), parameter)
+                for name, parameter in self._evidence.parameters.items()
             }
 
     def summary(self) -> Summary:
@@ -493,31 +431,19 @@ class Pruner:
             "settings": self._settings(),
             "settled": self._masks.settled,
             "masks": self.masks,
-            "scores": {n: self._spread(n, tensors) for n, tensors in self._state.items()},
+            **self._evidence.state_dict(),
         }
         if self.rest != "held":
-            state["beneath"] = {
-                n: spread(self._masks.beneath(n), p) for n, p in self._parameters.items()
-            }
-        if self._learner is not None:
-            state["learner"] = {
-                n: self._spread(n, tensors) for n, tensors in self._learner.state_dict().items()
-            }
+            parameters = self._evidence.parameters.items()
+            state["beneath"] = {n: spread(self._masks.beneath(n), p) for n, p in parameters}
         return state
-
-    def _spread(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Laid out as the parameter is, where they are of its shape."""
-        parameter = self._parameters[name]
-        return {
-            key: spread(value, parameter) if isinstance(value, Tensor) and value.dim() else value
-            for key, value in values.items()
-        }
 
     def _settings(self) -> dict[str, str]:
         return {
             "criterion": repr(self.criterion),
             "allocation": repr(self.allocation),
             "hold": repr(self.hold),
+            "masks": repr(self._given),
         }
 
     @torch.no_grad()
@@ -527,9 +453,10 @@ class Pruner:
         Tensors may be whole ones or sharded over any number of processes.
 
         Raises:
-            UsageError: the state is of another criterion, allocation or ``hold``, or of other
-                parameters. The schedule may change, as where training is to go on for longer, but
-                not so that gates which are part of the weights by now would open again.
+            UsageError: the state is of another criterion, allocation or ``hold``, of other given
+                masks or other parameters. The schedule may change, as where training is to go on
+                for longer, but not so that gates which are part of the weights by now would open
+                again.
         """
         self._follow()
         for setting, value in self._settings().items():
@@ -556,35 +483,21 @@ class Pruner:
                 "keep the schedule it was saved with"
             )
 
-        def ours(name: str, value: Any) -> Any:
-            """Our part of a saved tensor, in memory of its own."""
-            if not isinstance(value, Tensor):
-                return value
-            parameter = self._parameters[name]
-            moved = whole(value).to(local(parameter).device) if value.dim() else value
-            return (part_of(moved, parameter) if value.dim() else moved).clone()
-
         self.step = state["step"]
+        self._evidence.load_state_dict(state)
         self._masks.forget(self._prunable)
         self._masks.settled = False
-        for name in self._prunable:
-            self._masks.values[name] = ours(name, state["masks"][name])
-            for key, tensor in state["scores"][name].items():
-                self._state[name][key].copy_(ours(name, tensor))
-        self._masks.chosen = any(nonzeros(mask) < mask.numel() for mask in self.masks.values())
-        if self._learner is not None:
-            self._learner.load_state_dict(
-                {
-                    name: {key: ours(name, value) for key, value in values.items()}
-                    for name, values in state["learner"].items()
-                }
-            )
+        part = self._evidence.part
+        self._masks.values = {name: part(name, state["masks"][name]) for name in self._prunable}
+        self._masks.chosen = bool(self._given) or any(
+            nonzeros(mask) < mask.numel() for mask in self.masks.values()
+        )
         self._masks.zero()
         if settled:
             self._masks.settled = True
             return
         for name, tensor in state.get("beneath", {}).items():
-            self._masks.restore(name, ours(name, tensor))
+            self._masks.restore(name, part(name, tensor))
 
     def __getstate__(self) -> dict[str, Any]:
         """For ``copy.deepcopy`` and pickle: without the hooks, which belong to this optimizer."""
@@ -599,31 +512,6 @@ class Pruner:
             self._attach()
 
 
-class _Scores(Mapping[str, Tensor]):
-    """Scores as [out, in], each computed whenever it is asked for, so that few are held at once."""
-
-    def __init__(self, pruner: Pruner):
-        self.pruner = pruner
-
-    def __getitem__(self, name: str) -> Tensor:
-        view = self.pruner._view(name, gradient=False)
-        prunable = self.pruner._prunable[name]
-        score = spread(self.pruner.criterion.score(view), prunable.parameter)
-        if self.pruner._rows_apart(name):
-            return score
-        return prunable.oriented(whole(score))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.pruner._prunable)
-
-    def __len__(self) -> int:
-        return len(self.pruner._prunable)
-
-
 def _check_type(name: str, value: object, kind: type, example: str) -> None:
     if not isinstance(value, kind):
         raise UsageError(f"{name}={value!r} is no {kind.__name__}; give one, such as {example}")
-
-
-def _overrides(criterion: Criterion, method: str) -> bool:
-    return getattr(type(criterion), method) is not getattr(Criterion, method)

@@ -32,7 +32,8 @@ class PruningCallback(TrainerCallback):
     them. With ``load_best_model_at_end`` the best is sought among those of the final sparsity.
 
     Args:
-        criterion, schedule, allocation, **options: as of ``prunella.Pruner``.
+        criterion, schedule, allocation: as of ``prunella.Pruner``.
+        **options: its others, such as ``parameters``, ``include_embeddings`` or ``masks``.
 
     Attributes:
         pruner: the pruner, once training has begun; detached, with its masks, when it has ended.

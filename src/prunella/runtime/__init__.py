@@ -2,6 +2,16 @@
 
 from prunella.runtime.checkpoint import export, load, save
 from prunella.runtime.engine import variant, variants
+from prunella.runtime.folder import masks_from
 from prunella.runtime.linear import SparseLinear, sparsify
 
-__all__ = ["SparseLinear", "export", "load", "save", "sparsify", "variant", "variants"]
+__all__ = [
+    "SparseLinear",
+    "export",
+    "load",
+    "masks_from",
+    "save",
+    "sparsify",
+    "variant",
+    "variants",
+]

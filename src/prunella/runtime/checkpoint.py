@@ -21,7 +21,15 @@ from prunella.errors import Unsaved, UsageError
 from prunella.runtime import files
 from prunella.runtime.encoder import fuse
 from prunella.runtime.engine import variant
-from prunella.runtime.folder import CONFIG, DENSE, ONNX, PICKLED, WEIGHTS, opened
+from prunella.runtime.folder import (
+    CONFIG,
+    DENSE,
+    ONNX,
+    PICKLED,
+    WEIGHTS,
+    described,
+    opened,
+)
 from prunella.runtime.linear import WORTH, linears, replace, sparsify
 
 Engine = Literal["sparse", "dense"]
@@ -73,7 +81,7 @@ def load(folder: str | Path, engine: Engine = "sparse") -> Any:
     folder = Path(folder)
     if engine not in get_args(Engine):
         raise UsageError(f"engine is {engine!r}; it must be one of {', '.join(get_args(Engine))}")
-    config, architecture = _architecture(folder)
+    config, architecture = described(folder)
     opened(folder)  # refuses what cannot be read safely
     if engine == "dense":
         return _whole(architecture, folder)
@@ -241,28 +249,6 @@ def _aside(folder: Path) -> Iterator[Path]:
 
 
 # --- reading -------------------------------------------------------------------------------------
-
-
-def _architecture(folder: Path) -> tuple[Any, Any]:
-    """Config and class of the model in a folder."""
-    import transformers
-
-    if not (folder / CONFIG).is_file():
-        raise UsageError(f"{folder} has no {CONFIG}; give a Transformers checkpoint folder")
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        names = config.architectures or [None]
-        architecture = getattr(transformers, str(names[0]), None)
-    except Exception as error:  # broken files make the loaders raise almost anything
-        raise UsageError(f"{folder / CONFIG} cannot be used: {error}") from error
-    if not (
-        isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)
-    ):
-        raise UsageError(
-            f"{folder / CONFIG} names the architecture {names[0]!r}, which this version of "
-            "Transformers does not have; save the model with save_pretrained, or update it"
-        )
-    return config, architecture
 
 
 def _whole(architecture: Any, folder: Path) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from prunella.bitmask import Coded
+from prunella.bitmask import Coded, decode
 from prunella.errors import UsageError
+from prunella.prunable import find_prunable, named_parameters, unwrap
 from prunella.runtime.files import FILE, read
 
 CONFIG = "config.json"
@@ -20,6 +23,124 @@ ONNX = "model.onnx"
 PICKLED = ("pytorch_model*.bin*", "*.pt", "*.pth", "*.ckpt")
 # Forms of a model's weights, as patterns: one replaces the others.
 WEIGHTS = (FILE, DENSE, INDEX, "model-*-of-*.safetensors", ONNX, "pytorch_model*.bin*")
+# What is needed of a model on the hub to know its weights.
+_FETCHED = (CONFIG, FILE, DENSE, INDEX, "model-*-of-*.safetensors")
+
+
+def fetched(source: str | Path) -> Path:
+    """A checkpoint folder as given, or the hub's model of that name: its config and weights.
+
+    Raises:
+        UsageError: it is neither, or the hub cannot be reached and holds nothing in the cache.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=list(_FETCHED)))
+    except Exception as error:  # of its own, of its HTTP library, of the disk
+        raise UsageError(
+            f"there is no folder {source}, nor can it be had from the hub ({first_sentence(error)})"
+            "; give the folder of a saved model, or a hub name and a network"
+        ) from error
+
+
+def described(folder: Path) -> tuple[Any, Any]:
+    """Config and class of the model in a folder.
+
+    Raises:
+        UsageError: there is no config, or Transformers does not know the model.
+    """
+    # Imported here, so that a wrong folder need not wait for it.
+    import transformers
+
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder} has no {CONFIG}; give a Transformers checkpoint folder")
+    try:
+        # Code that comes with a checkpoint is never run.
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        names = config.architectures or [None]
+        known = getattr(transformers, str(names[0]), None)
+    except Exception as error:  # broken files make the loaders raise almost anything
+        raise UsageError(f"{folder / CONFIG} cannot be used: {first_sentence(error)}") from error
+    if not (isinstance(known, type) and issubclass(known, transformers.PreTrainedModel)):
+        raise UsageError(
+            f"{folder / CONFIG} names the architecture {names[0]!r}, which this version of "
+            "Transformers does not have; save the model with save_pretrained, or update it"
+        )
+    return config, known
+
+
+def first_sentence(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()).partition(". ")[0]
+
+
+class Names:
+    """A model's parameters by any name a checkpoint may give them.
+
+    It may name a tied parameter by any of its names, have or lack the prefix of the model without
+    its head, and call the parameters of a layer norm gamma and beta.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._first = {id(parameter): name for name, parameter in named_parameters(model)}
+        self._every = dict(named_parameters(model, remove_duplicate=False))
+        self._prefix = f"{getattr(model, 'base_model_prefix', '')}."
+
+    def find(self, name: str, shape: tuple[int, ...]) -> str | None:
+        """The name in the model, the first of a tied one's; None where it has nothing such."""
+        new = re.sub("LayerNorm.beta$", "LayerNorm.bias", name)
+        new = re.sub("LayerNorm.gamma$", "LayerNorm.weight", new)
+        for alias in (name, new, f"{self._prefix}{new}", new.removeprefix(self._prefix)):
+            if alias in self._every and tuple(self._every[alias].shape) == shape:
+                return self._first[id(self._every[alias])]
+        return None
+
+
+def masks_from(
+    source: str | Path,
+    model: nn.Module,
+    parameters: Sequence[str] | None = None,
+    include_biases: bool = False,
+    include_embeddings: bool = False,
+) -> dict[str, Tensor]:
+    """Masks of a model that was pruned before, by whatever tool: what is not zero there is kept.
+
+    They go into ``Pruner(..., masks=...)``, which holds them and prunes on from there.
+
+    Args:
+        source: a checkpoint folder, dense or sparse, or a name on the hub.
+        model: the model that is to be pruned; its head may be another.
+        parameters, include_biases, include_embeddings: as of the pruner.
+
+    Returns:
+        name -> bool tensor, True = kept, for every parameter that the pruner prunes.
+
+    Raises:
+        UsageError: no checkpoint, a damaged one or one of another model; nothing in it is zero.
+    """
+    folder, model = fetched(source), unwrap(model)
+    prunable, _ = find_prunable(model, parameters, include_biases, include_embeddings)
+    names = Names(model)
+    masks: dict[str, Tensor] = {}
+    for name, tensor in opened(folder)[1]:
+        known = names.find(name, tuple(tensor.shape))
+        if known in prunable:
+            masks[known] = (decode(tensor) if isinstance(tensor, Coded) else tensor) != 0
+    missing = [name for name in prunable if name not in masks]
+    if missing:
+        raise UsageError(
+            f"{folder} lacks {missing[0]} and {len(missing) - 1} more of the weights to prune in "
+            f"{type(model).__name__}, or has them in another shape; give a checkpoint of that model"
+        )
+    if all(bool(mask.all()) for mask in masks.values()):
+        raise UsageError(
+            f"no weight to prune is zero in {folder}, so there are no masks to start from; give a "
+            "pruned model"
+        )
+    return masks
 
 
 def opened(folder: Path) -> tuple[list[Path], Iterator[tuple[str, Tensor | Coded]]]:

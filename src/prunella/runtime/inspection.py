@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from prunella.bitmask import Coded
 from prunella.errors import UsageError
-from prunella.prunable import SCOPES, Count, Scopes, find_prunable, named_parameters
+from prunella.prunable import SCOPES, Count, Scopes, find_prunable, left_dense
 from prunella.runtime.files import FILE, Sizes, sizes
-from prunella.runtime.folder import CONFIG, opened
+from prunella.runtime.folder import CONFIG, Names, described, fetched, first_sentence, opened
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Held:
         dtype: of its values, as torch names it.
         count: how many values it has, and how many are not zero.
         bytes: what it takes in the file.
+        prunable: whether a pruner would prune it; None where that is not known.
     """
 
     name: str
@@ -37,11 +38,12 @@ class Held:
     dtype: str
     count: Count
     bytes: int
+    prunable: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         told = {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
-        return told | _told(self.count) | {"bytes": self.bytes}
+        return told | _told(self.count) | {"bytes": self.bytes, "prunable": self.prunable}
 
 
 @dataclass(frozen=True)
@@ -83,36 +85,38 @@ class Inspection:
         }
 
 
-def inspect(folder: Path) -> Inspection:
-    """Count what is in a checkpoint folder, reading one tensor at a time.
+def inspect(
+    source: str | Path,
+    *,
+    parameters: Sequence[str] | None = None,
+    include_biases: bool = False,
+    include_embeddings: bool = False,
+) -> Inspection:
+    """Count what is in a checkpoint, reading one tensor at a time, and tell what can be pruned.
+
+    Args:
+        source: a folder, or a name on the hub.
+        parameters, include_biases, include_embeddings: what is to be pruned, as of ``Pruner``.
 
     Raises:
-        UsageError: there is no such folder, no config or no weights in it, or they are damaged or
-            pickled.
+        UsageError: there is no such checkpoint, no config or no weights in it, or they are damaged
+            or pickled; or a pattern matches nothing in the model.
     """
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}; give that of a saved model")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"the folder {folder} has no {CONFIG}, so it is no checkpoint of Transformers; give "
-            "one that save_pretrained or Prunella wrote"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{folder / CONFIG} cannot be read ({error}); save it again") from error
+    folder = fetched(source)
+    _check_config(folder / CONFIG)
     paths, tensors = opened(folder)
-    held = {}
-    for name, tensor in tensors:
-        told = _look(name, tensor)
-        if told is not None:
-            held[name] = told
+    held = {name: told for name, tensor in tensors if (told := _look(name, tensor)) is not None}
     architecture = None
     try:
-        model = _build(folder, config)
+        model = _build(folder)
         architecture = type(model).__name__
-        scopes, note = _count(model, held)
+        prunable, _ = find_prunable(model, parameters, include_biases, include_embeddings)
+        held, scopes, note = _count(model, held, prunable)
+        if parameters is None:
+            note = "; ".join(filter(None, [note, _left_dense(model)]))
     except UsageError as error:
+        if parameters is not None:  # what was asked for cannot be told
+            raise
         scopes = {"model": _sum(tensor.count for tensor in held.values())}
         note = f"only the whole is counted: {str(error).partition('; ')[0]}"
     sparse = paths == [folder / FILE]
@@ -130,18 +134,30 @@ def inspect(folder: Path) -> Inspection:
     )
 
 
+def _check_config(path: Path) -> None:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"the folder {path.parent} has no {CONFIG}, so it is no checkpoint of Transformers; "
+            "give one that save_pretrained or Prunella wrote"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); save it again") from error
+
+
 def table(inspection: Inspection) -> Table:
     """The matrices, the scopes, and below them what it takes on disk."""
     result = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left")
     result.add_column("matrix", overflow="fold")
-    for column in ("shape", "dtype", "non-zero", "of", "sparsity", "bytes"):
+    for column in ("prunable", "shape", "dtype", "non-zero", "of", "sparsity", "bytes"):
         result.add_column(column, justify="right")
     for held in inspection.matrices:
-        shape = " × ".join(map(str, held.shape))
-        result.add_row(held.name, shape, held.dtype, *_cells(held.count), f"{held.bytes:,}")
+        what = ("yes" if held.prunable else "", " × ".join(map(str, held.shape)), held.dtype)
+        result.add_row(held.name, *what, *_cells(held.count), f"{held.bytes:,}")
     result.add_section()
     for scope, count in inspection.scopes.items():
-        result.add_row(scope, "", "", *_cells(count), "")
+        result.add_row(scope, "", "", "", *_cells(count), "")
     lines = [f"{inspection.bytes / 1e6:.2f} MB of weights, {inspection.form}"]
     if (coded := inspection.coded) is not None:
         lines.append(
@@ -193,68 +209,58 @@ def _total(path: Path) -> Sizes:
     )
 
 
-def _build(folder: Path, config: Any) -> nn.Module:
-    """The model that a config describes, without values.
+def _build(folder: Path) -> nn.Module:
+    """The model of a folder, without values.
 
     Raises:
         UsageError: Transformers does not know it.
     """
-    # Imported here, so that a wrong folder need not wait for it.
-    import transformers
-
+    config, architecture = described(folder)
     try:
-        names = config.get("architectures")
-        if not names:
-            raise LookupError(f"{CONFIG} names no architecture")
-        kind = getattr(transformers, names[0])
-        if not issubclass(kind, transformers.PreTrainedModel):
-            raise TypeError(f"{names[0]} is no model")
-        # Code that comes with a checkpoint is never run.
-        known = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
-            return kind(known)
+            return architecture(config)
     except Exception as error:  # whatever may stand in a config
-        reason = " ".join(str(error).split()).partition(". ")[0]
+        reason = first_sentence(error)
         raise UsageError(f"Transformers cannot build the model ({reason})") from error
 
 
-def _count(model: nn.Module, held: Mapping[str, Held]) -> tuple[dict[str, Count], str]:
-    """Counts in the three scopes, and what they leave out.
+def _count(
+    model: nn.Module, held: Mapping[str, Held], prunable: Collection[str]
+) -> tuple[dict[str, Held], dict[str, Count], str]:
+    """The tensors with word of which are prunable, counts in three scopes, and what these lack.
 
     Raises:
-        UsageError: nothing is prunable, or it is not in the file under the names it has.
+        UsageError: something prunable is not in the file under a name it may have.
     """
-    scopes = Scopes.of(model, find_prunable(model)[0])
-    counts = _matched(model, held)
+    names = Names(model)
+    known = {name: names.find(name, tensor.shape) for name, tensor in held.items()}
+    marked = {n: replace(tensor, prunable=known[n] in prunable) for n, tensor in held.items()}
+    counts: dict[str | None, Count] = {}  # a tied one may be there twice
+    for name, tensor in held.items():
+        counts.setdefault(known[name], tensor.count)
+    scopes = Scopes.of(model, prunable)
     missing = sorted(scopes.model - counts.keys(), key=_natural)
     lost = [name for name in missing if name in scopes.prunable]
     if lost:
         raise UsageError(f"{type(model).__name__} has {lost[0]}, which is not in the file")
     note = f"not in the file, nor counted: {', '.join(missing)}" if missing else ""
-    return {
+    sums = {
         scope: _sum(counts[name] for name in getattr(scopes, scope) if name in counts)
         for scope in SCOPES
-    }, note
+    }
+    return marked, sums, note
 
 
-def _matched(model: nn.Module, held: Mapping[str, Held]) -> dict[str, Count]:
-    """Counts of the model's parameters, each once, by the names they have in the model.
-
-    A checkpoint may name a tied parameter by any of its names, have or lack the prefix of the model
-    without its head, and call the parameters of a layer norm gamma and beta.
-    """
-    first = {id(parameter): name for name, parameter in named_parameters(model)}
-    every = dict(named_parameters(model, remove_duplicate=False))
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    found: dict[str, Count] = {}
-    for name, tensor in held.items():
-        new = re.sub("LayerNorm.beta$", "LayerNorm.bias", name)
-        new = re.sub("LayerNorm.gamma$", "LayerNorm.weight", new)
-        for alias in (name, new, f"{prefix}{new}", new.removeprefix(prefix)):
-            if alias in every and tuple(every[alias].shape) == tensor.shape:
-                found.setdefault(first[id(every[alias])], tensor.count)
-                break
-    return found
+def _left_dense(model: nn.Module) -> str:
+    """What in the model's blocks is not prunable only because it is no matrix."""
+    names = left_dense(model)
+    if not names:
+        return ""
+    total = sum(model.get_parameter(name).numel() for name in names)
+    forms = dict.fromkeys(re.sub(r"\b[0-9]+\b", "*", name) for name in names)
+    return (
+        f"left dense unless named, for they are no matrices: {', '.join(forms)} ({total:,} weights)"
+    )
 
 
 def _sum(counts: Iterable[Count]) -> Count:
