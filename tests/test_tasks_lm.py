@@ -37,8 +37,8 @@ from transformers.models.auto.modeling_auto import (
 from prunella.errors import Diverged
 from prunella.experiments.models import locate
 from prunella.tasks import Reader, TaskError
-from prunella.tasks import language as module
-from prunella.tasks.language import IGNORED, Language, language
+from prunella.tasks import lm as module
+from prunella.tasks.lm import IGNORED, Language, language
 
 CAUSAL, MASKED = language("lm/causal", None), language("lm/masked", None)
 PAD, UNK, CLS, SEP, MASK, BOS, EOS = range(7)
@@ -630,7 +630,7 @@ def test_without_a_dev_file_the_end_is_cut_off(
     rows = [f"line {n}" for n in range(59)]
     file = write(tmp_path / name, rows)
     assert parts(file) == (rows[:54], rows[54:])
-    assert caplog.messages == [f"{file}: no dev file, so the last 5 of 59 texts become the dev set"]
+    assert caplog.messages == [f"{file}: no dev file, so the last 5 of 59 rows become the dev set"]
 
 
 def test_load_reads_where_it_is_told(tmp_path: Path) -> None:
@@ -688,7 +688,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     refused(write(tmp_path / "blank.txt", ["", "  "]), "no texts")
     refused(write(tmp_path / "blank.jsonl", ["", None]), "no texts")
     refused(write(tmp_path / "empty.md", []), "no texts")
-    refused(write(tmp_path / "short.txt", ["one"] * 19), "19 texts are too few", "at least 20")
+    refused(write(tmp_path / "short.txt", ["one"] * 19), "19 rows are too few", "at least 20")
     refused(write(tmp_path / "number.jsonl", ["one", 2]), ":2: column 'text' holds 2")
     refused(write(tmp_path / "number.parquet", [1, 2]), ", row 1: column 'text' holds 1")
     (tmp_path / "latin.txt").write_bytes(b"one\ncaf\xe9\n")

@@ -11,8 +11,9 @@ from prunella.tasks.d2t import D2T
 from prunella.tasks.demo import DEMO
 from prunella.tasks.glue import GLUE
 from prunella.tasks.holdout import cut_holdout
-from prunella.tasks.language import language
+from prunella.tasks.lm import language
 from prunella.tasks.squad import SQUAD
+from prunella.tasks.t2t import text2text
 from prunella.tasks.table import table, texts
 from prunella.tasks.tagging import NER, columns
 
@@ -29,11 +30,12 @@ __all__ = [
     "get",
     "language",
     "table",
+    "text2text",
     "texts",
 ]
 
 # Tasks that are made of the user's own data.
-OWN = ("classification", "regression", "ner/columns", "lm/causal", "lm/masked")
+OWN = ("classification", "regression", "ner/columns", "text2text", "lm/causal", "lm/masked")
 
 TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, DEMO, *SQUAD, *NER, *D2T)}
 

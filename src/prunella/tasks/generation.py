@@ -38,6 +38,7 @@ from transformers.models.auto.modeling_auto import (
 from prunella.errors import Diverged, unknown
 from prunella.tasks.base import Columns, Reader, Record, Task, TaskError
 
+ROW = Features(source=Value("string"), references=List(Value("string")))
 IGNORED = -100  # the label of tokens that are not learned
 UNTRUE_DECODERS = ("xlm", "xlnet")  # they do not write from left to right
 
@@ -307,8 +308,7 @@ def grouped(pairs: Iterable[tuple[str, str]]) -> Dataset:
     for source, target in pairs:
         references.setdefault(source, []).append(target)
     return Dataset.from_dict(
-        {"source": list(references), "references": list(references.values())},
-        features=Features(source=Value("string"), references=List(Value("string"))),
+        {"source": list(references), "references": list(references.values())}, features=ROW
     )
 
 

@@ -79,9 +79,7 @@ def _cut_apart(train: Dataset, size: int, seed: int, column: str) -> tuple[Datas
     return train.select(rest), train.select(sorted(cut))
 
 
-def with_dev(
-    train: Dataset, dev: Dataset | None, file: Path, *, ordered: bool = False
-) -> Splits:
+def with_dev(train: Dataset, dev: Dataset | None, file: Path, *, ordered: bool = False) -> Splits:
     """Both parts; without a dev set, a tenth of train becomes it, always the same rows.
 
     Args:
@@ -99,7 +97,8 @@ def with_dev(
             f"{MIN_ROWS}, or a folder with a dev file."
         )
     rest, cut = cut_holdout(train, DEV_SEED, ordered=ordered)
+    which = "the last " if ordered else ""
     logger.warning(
-        "%s: no dev file, so %d of %d rows become the dev set", file, len(cut), len(train)
+        "%s: no dev file, so %s%d of %d rows become the dev set", file, which, len(cut), len(train)
     )
     return Splits(rest, {"dev": cut})

@@ -41,12 +41,14 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from prunella.tasks.base import Columns, Reader, Record, Splits, Task, TaskError, finite
-from prunella.tasks.reading import READERS, at, lines
+from prunella.tasks.holdout import with_dev
+from prunella.tasks.reading import READERS, at, lines, parts
+from prunella.tasks.streaming import streamed
 
 HUB_SET = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 TEXTS = (".txt", ".md", ".tokens", ".raw")
-DEV = ("dev", "validation", "valid")
-MIN_TEXTS = 20  # enough to cut a tenth off twice: the dev set here, a holdout later
+TRAIN = ("train", "wiki.train")
+DEV = ("dev", "validation", "valid", "wiki.valid")
 
 IGNORED = -100  # the label of a token that is not predicted
 MASK_RATE, MASKED, CHANGED = 0.15, 0.8, 0.1
@@ -236,6 +238,7 @@ def language(
     *,
     column: str = "text",
     stride: int = 0,
+    streaming: bool = False,
 ) -> Language:
     """Make a task of running text, which is read when the task's `load` is called.
 
@@ -249,6 +252,7 @@ def language(
             random tenth would have its neighbours in train.
         column: The column of a table that holds the texts; rows without one are left out.
         stride: See `Language`.
+        streaming: Whether training texts are read as they are needed; needs a dev file.
 
     Raises:
         TaskError: The stride is negative, or is given for `lm/masked`; `load` raises it where the
@@ -261,7 +265,9 @@ def language(
             "reads both ways, has none"
         )
     where = None if data is None else Path(data)
-    return Language(name, load=partial(_load, where, column), masked=masked, stride=stride)
+    return Language(
+        name, load=partial(_load, where, column, streaming), masked=masked, stride=stride
+    )
 
 
 def _joined(rows: Columns, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -326,77 +332,40 @@ def _collate(
     }
 
 
-def _load(given: Path | None, column: str, data: Path | None) -> Splits:
+def _load(given: Path | None, column: str, streaming: bool, data: Path | None) -> Splits:
     """Read texts from `data`, else from `given`, else from the hub."""
     where = data or given
     if where is None:
-        return _from_hub()
-    try:
-        train_file, dev_file = _find(where)
-        train = _read(train_file, column)
-        dev = _read(dev_file, column) if dev_file else []
-    except OSError as error:
-        raise TaskError(f"{where}: {error}; give a file or folder that can be read.") from error
-    if dev_file is None:
-        total = len(train)
-        if total < MIN_TEXTS:
-            raise TaskError(
-                f"{train_file}: {total} texts are too few to cut a dev set off; give at least "
-                f"{MIN_TEXTS}, or a folder with a dev file."
-            )
-        train, dev = train[: -(total // 10)], train[-(total // 10) :]
-        logger.warning(
-            "%s: no dev file, so the last %d of %d texts become the dev set", where, len(dev), total
+        return _from_hub(streaming)
+    train_file, dev_file = parts(where, (*TEXTS, *READERS), train=TRAIN, dev=DEV)
+    dev = None if dev_file is None else _rows(_read(dev_file, column))
+    if not streaming:
+        return with_dev(_rows(_read(train_file, column)), dev, train_file, ordered=True)
+    if dev is None:
+        raise TaskError(
+            f"{where}: a stream has no end to cut a dev set off; give a folder with a dev file"
         )
-    return _splits(train, dev)
+    name = "text" if train_file.suffix.lower() in TEXTS else column
+    return Splits(streamed(train_file, {"text": name}, blank=True), {"dev": dev})
 
 
-def _from_hub() -> Splits:
+def _from_hub(streaming: bool) -> Splits:
     try:
-        parts = load_dataset(*HUB_SET)
+        splits = load_dataset(*HUB_SET)
     except OSError as error:  # covers "not found" and every way of being offline
         raise TaskError(
             f"cannot read {' '.join(HUB_SET)} from the hub ({error}); give a text file, a table or "
             "a folder by --data."
         ) from error
     train, dev = (
-        [text.removesuffix("\n") for text in parts[split]["text"] if text.strip()]
+        _rows([text.removesuffix("\n") for text in splits[split]["text"] if text.strip()])
         for split in ("train", "validation")
     )
-    return _splits(train, dev)
+    return Splits(train.to_iterable_dataset() if streaming else train, {"dev": dev})
 
 
-def _splits(train: list[str], dev: list[str]) -> Splits:
-    return Splits(Dataset.from_dict({"text": train}), {"dev": Dataset.from_dict({"text": dev})})
-
-
-def _find(data: Path) -> tuple[Path, Path | None]:
-    """Return the training file and, from a folder that has one, the dev file."""
-    formats = ", ".join((*TEXTS, *READERS))
-    if not data.is_dir():
-        if not data.exists():
-            raise TaskError(f"there is no file or folder {data}; give the text to train on.")
-        if not _readable(data):
-            raise TaskError(
-                f"{data}: suffix {data.suffix!r} names no format known; give one of {formats}."
-            )
-        return data, None
-    paths = sorted(data.iterdir())
-    named = [(path.stem.removeprefix("wiki."), path) for path in paths if _readable(path)]
-    train = [path for part, path in named if part == "train"]
-    dev = [path for part, path in named if part in DEV]
-    for part in (train, dev):
-        if len(part) > 1:
-            names = " and ".join(path.name for path in part)
-            raise TaskError(f"{data}: {names} are the same part of the data; keep one of them.")
-    if not train:
-        found = ", ".join(path.name for path in paths) or "nothing"
-        raise TaskError(f"{data} has no file train with a suffix of {formats}; found was {found}.")
-    return train[0], dev[0] if dev else None
-
-
-def _readable(path: Path) -> bool:
-    return path.suffix.lower() in (*TEXTS, *READERS) and path.is_file()
+def _rows(texts: list[str]) -> Dataset:
+    return Dataset.from_dict({"text": texts})
 
 
 def _read(path: Path, column: str) -> list[str]:

@@ -154,14 +154,18 @@ def lines(path: Path) -> list[tuple[int, str]]:
 
 
 def parts(
-    data: Path, suffixes: tuple[str, ...], dev: tuple[str, ...] = ("dev", "validation")
+    data: Path,
+    suffixes: tuple[str, ...],
+    *,
+    train: tuple[str, ...] = ("train",),
+    dev: tuple[str, ...] = ("dev", "validation"),
 ) -> tuple[Path, Path | None]:
     """The training file and, from a folder that has one, the dev file.
 
     Args:
         data: a file to train on, or a folder with a file ``train`` and maybe one for dev.
         suffixes: that the files may have.
-        dev: names that the dev file may have, before its suffix.
+        train, dev: names that the files may have, before their suffix.
 
     Raises:
         TaskError: there is no such file, or several.
@@ -180,7 +184,7 @@ def parts(
     except OSError as error:
         raise TaskError(f"{data}: {error.strerror}; give a folder that can be read.") from error
     known = [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
-    found = [[path for path in known if path.stem in names] for names in (("train",), dev)]
+    found = [[path for path in known if path.stem in names] for names in (train, dev)]
     for part in found:
         if len(part) > 1:
             names = " and ".join(path.name for path in part)

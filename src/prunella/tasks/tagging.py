@@ -176,7 +176,7 @@ def columns(data: Path, *, word: int = 0, tag: int = -1, scheme: Scheme | None =
         TaskError: The files are not there or cannot be read, a tag does not fit the scheme, or the
             dev file has a type of entity that the training file has not, which has at least one.
     """
-    train_file, dev_file = (data, None) if data.is_file() else parts(data, SUFFIXES, DEV_NAMES)
+    train_file, dev_file = (data, None) if data.is_file() else parts(data, SUFFIXES, dev=DEV_NAMES)
     read = sentences(train_file, word=word, tag=tag)
     scheme = scheme or scheme_of(read)
     read = in_iob2(train_file, read, scheme)
