@@ -1,7 +1,7 @@
 """Makes a small model without knowledge, with a tokenizer of its own, to be trained from scratch.
 
-    python benchmarks/from_scratch.py gpt2 d2t/e2e --data e2e --output small
-    prunella prune --criterion dense --model small --task d2t/e2e --data e2e ...
+python benchmarks/from_scratch.py gpt2 d2t/e2e --data e2e --output small
+prunella prune --criterion dense --model small --task d2t/e2e --data e2e ...
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -56,11 +57,11 @@ def tokenizer(rows: Dataset, ends: bool) -> PreTrainedTokenizerFast:
 
 
 def gpt2(vocabulary: int) -> PreTrainedModel:
-    """3.8 million parameters, of them 3.1 in the blocks."""
+    """2.2 million parameters, of them 1.8 in the blocks."""
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vocabulary,
-            n_embd=256,
+            n_embd=192,
             n_layer=4,
             n_head=4,
             n_positions=256,
@@ -73,17 +74,18 @@ def gpt2(vocabulary: int) -> PreTrainedModel:
 
 def t5(vocabulary: int) -> PreTrainedModel:
     """As wide, with three blocks on either side."""
+    begins: Any = {"decoder_start_token_id": 0}  # which its signature does not tell
     return T5ForConditionalGeneration(
         T5Config(
             vocab_size=vocabulary,
-            d_model=256,
-            d_kv=64,
-            d_ff=1024,
+            d_model=192,
+            d_kv=48,
+            d_ff=768,
             num_layers=3,
             num_heads=4,
             pad_token_id=0,
             eos_token_id=1,
-            **{"decoder_start_token_id": 0},
+            **begins,
         )
     )
 

@@ -104,14 +104,20 @@ def prune(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Info:
-    """What a checkpoint folder holds: sparsity of every matrix, and of three scopes.
+    """What a checkpoint holds: sparsity of every matrix, what would be pruned, and three scopes.
 
     Args:
-        folder: a Transformers checkpoint, of any tool, dense or sparse.
+        model: a folder, of any tool, dense or sparse; or a hub name.
+        prune: what to prune, as patterns of names; see prunella prune --help.
+        include_biases: prune the biases of the pruned layers too.
+        include_embeddings: prune look-up tables too.
         json: write it to this file too.
     """
 
-    folder: tyro.conf.Positional[Path]
+    model: tyro.conf.Positional[str]
+    prune: tuple[str, ...] = ()
+    include_biases: bool = False
+    include_embeddings: bool = False
     json: Path | None = None
 
 
@@ -121,7 +127,17 @@ def info(arguments: Sequence[str]) -> None:
     _quiet()
     from prunella.runtime import bench, inspection
 
-    found = inspection.inspect(asked.folder)
+    where: str | Path = asked.model
+    if asked.model == "demo":
+        from prunella.experiments.models import locate
+
+        where = locate(asked.model)
+    found = inspection.inspect(
+        where,
+        parameters=asked.prune or None,
+        include_biases=asked.include_biases,
+        include_embeddings=asked.include_embeddings,
+    )
     _console().print(inspection.table(found))
     if asked.json is not None:
         bench.write(found.as_dict(), asked.json)
@@ -198,7 +214,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 
 def _parse(kind: type[Any], name: str, arguments: Sequence[str]) -> Any:
-    return tyro.cli(kind, args=arguments, prog=f"prunella {name}", config=(tyro.conf.DisallowNone,))
+    config = (tyro.conf.DisallowNone, tyro.conf.UseAppendAction)
+    return tyro.cli(kind, args=arguments, prog=f"prunella {name}", config=config)
 
 
 def _console() -> Console:

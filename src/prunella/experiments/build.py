@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from prunella.allocation import NM, Block, Element, Global, PerMatrix
 from prunella.criteria import Criterion, Random, named
@@ -30,11 +30,18 @@ SCHEDULES: dict[str, type[Schedule]] = {
 }
 
 
-def pruning(config: RunConfig) -> dict[str, Any]:
-    """The settings of a ``Pruner``, and of a ``PruningCallback``."""
+def pruning(config: RunConfig, masks: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+    """The settings of a ``Pruner``, and of a ``PruningCallback``.
+
+    Args:
+        masks: of a model that was pruned before, from whose sparsity the ramp starts.
+    """
+    total = sum(mask.numel() for mask in (masks or {}).values())
+    kept = sum(int(mask.count_nonzero()) for mask in (masks or {}).values())
     return {
         "criterion": _criterion(config),
-        "schedule": schedule(config),
+        "schedule": schedule(config, 1 - kept / total if total else 0.0),
+        "masks": masks,
         "allocation": {"global": Global, "matrix": PerMatrix}[config.scope](
             _pattern(config.pattern)
         ),
@@ -74,14 +81,15 @@ def _criterion(config: RunConfig) -> Criterion:
     return criterion
 
 
-def schedule(config: RunConfig) -> Schedule:
+def schedule(config: RunConfig, initial: float = 0.0) -> Schedule:
     """How the sparsity grows: to one value, or from level to level."""
     if config.max_drop is not None:
         return Ladder(begin=config.begin, every=config.every, levels=config.ladder)
     moving = config.criterion.endswith("-released") and config.schedule != "oneshot"
     after = config.after or ("reselect" if moving else "freeze")
+    start = min(initial, config.sparsity)
     return SCHEDULES[config.schedule](
-        config.sparsity, config.begin, config.end, config.every, after=after
+        config.sparsity, config.begin, config.end, config.every, start, after=after
     )
 
 

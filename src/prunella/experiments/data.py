@@ -85,7 +85,7 @@ def _own(config: RunConfig) -> Task:
     path = Path(config.data or "").expanduser()
     if config.task in _LANGUAGE:
         return tasks.language(
-            config.task,
+            "lm/causal" if config.task == "lm/causal" else "lm/masked",
             None if config.data is None else path,
             column=config.text_column or "text",
             streaming=config.streaming,

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -15,9 +15,11 @@ from transformers import (
 )
 
 from prunella.errors import UsageError
+from prunella.experiments import build
 from prunella.experiments.config import RunConfig
 from prunella.hf import class_columns
 from prunella.prunable import embedding_names, find_prunable
+from prunella.runtime import masks_from
 from prunella.runtime.checkpoint import from_pretrained
 from prunella.tasks import Reader, Task
 
@@ -188,6 +190,17 @@ def teacher(
         for each in (model, loaded):
             each.set_attn_implementation("eager")  # others do not give their probabilities
     return {"teacher": loaded, "columns": columns}
+
+
+def masks(config: RunConfig, model: PreTrainedModel) -> dict[str, Tensor] | None:
+    """What ``--masks-from`` says is pruned.
+
+    Raises:
+        UsageError: there is no such model, or it is of another kind.
+    """
+    if config.masks_from is None:
+        return None
+    return masks_from(locate(config.masks_from), model, **build.chosen(config))
 
 
 def _check_whole(

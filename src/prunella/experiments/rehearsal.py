@@ -76,7 +76,8 @@ def rehearse(
     build.terms(config, model, models.teacher(config, model, tokenizer, task), steps)
     if config.criterion != "dense":
         optimizer = torch.optim.SGD(model.parameters())
-        Pruner(model, optimizer, **build.pruning(config), total_steps=steps).detach()
+        settings = build.pruning(config, models.masks(config, model))
+        Pruner(model, optimizer, **settings, total_steps=steps).detach()
 
 
 def check_length(

@@ -154,7 +154,9 @@ class Study:
         stop, bar = Stop(self.console), ProgressBar(self.console, criterion)
         callbacks: list[TrainerCallback] = [bar, stop, Clock()]
         if criterion != "dense":
-            callbacks.insert(0, PruningCallback(**build.pruning(config)))
+            callbacks.insert(
+                0, PruningCallback(**build.pruning(config, models.masks(config, model)))
+            )
             schedule = build.schedule(config).resolve(self.steps)
             if isinstance(schedule, Ladder):
                 callbacks.append(Levels(schedule.rests(), folder / LEVELS, tokenizer))
