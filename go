@@ -56,7 +56,7 @@ case "${1:-}" in
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
     .venv/bin/mypy
-    exec .venv/bin/python -m pytest "${@:2}"
+    exec .venv/bin/python -m pytest -n auto --dist loadgroup "${@:2}"
     ;;
   *)
     fail "say './go demo' or './go test'"

@@ -4,28 +4,19 @@ Real training of the real encoder, so the longest test there is. The task was fi
 alone, before any pruned one.
 """
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 
 import pytest
-import torch
 from rich.console import Console
 
 from prunella.experiments.config import RunConfig
 from prunella.experiments.run import run
 
+pytestmark = pytest.mark.xdist_group("demo")
+
 SEEDS = (0, 1, 2)
 STEPS = 120
-
-
-@pytest.fixture(autouse=True, scope="module")
-def all_cores() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or threads)
-    yield
-    torch.set_num_threads(threads)
 
 
 def accuracies(criterion: str, seeds: tuple[int, ...], folder: Path) -> list[float]:

@@ -11,8 +11,11 @@ import pytest
 import torch
 from loops import same
 
-# What torch says where a checkpoint is written or read without a process group.
-pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+pytestmark = [
+    pytest.mark.xdist_group("processes"),  # its runs are made once
+    # What torch says where a checkpoint is written or read without a process group.
+    pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning"),
+]
 TESTS = Path(__file__).resolve().parent
 
 

@@ -24,6 +24,8 @@ from prunella import SelfRegularization
 from prunella.cli import main
 from prunella.criteria import CRITERIA
 
+pytestmark = pytest.mark.xdist_group("protocol")  # its runs are made once
+
 PRUNABLE = 16384
 STEPS = 30
 

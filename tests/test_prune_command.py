@@ -33,6 +33,8 @@ from prunella.experiments.config import RunConfig
 from prunella.experiments.run import run
 from prunella.runtime import checkpoint
 
+pytestmark = pytest.mark.xdist_group("prune_command")  # its runs are made once
+
 STEPS = 30
 PRUNABLE = 16384  # four 32 x 32 and two 32 x 64 in each of two layers
 TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
