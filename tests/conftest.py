@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -27,6 +28,16 @@ torch.set_num_threads(1)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 GOOD, BAD = ("good", "fine", "lovely", "warm"), ("bad", "poor", "awful", "cold")
 FILLERS = tuple(f"word{n}" for n in range(290))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tokenised rows are kept where the tests are, also by processes that these start."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        patch.setenv("HF_DATASETS_CACHE", folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -188,7 +188,7 @@ def _matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
         forms = list(dict.fromkeys(re.sub(r"\b[0-9]+\b", "*", name) for name in names))
         near = dict.fromkeys(n for p in idle for n in get_close_matches(p, forms, 2, cutoff=0))
         raise UsageError(
-            f"parameters: {', '.join(map(repr, idle))} match no matrix of {type(model).__name__}; "
+            f"the patterns {', '.join(map(repr, idle))} match no matrix of {type(model).__name__}; "
             f"the nearest of its names are {', '.join(map(repr, near))}"
         )
     return set().union(*found.values())

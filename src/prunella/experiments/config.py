@@ -206,7 +206,8 @@ class RunConfig:
 
     max_drop: float | None = None
     """How sparse can it get? Climb through --levels in one run, and deliver the sparsest model
-    whose holdout metric is at most this much worse than the dense twin's (0.01 = a point).
+    whose holdout metric is at most this much worse than the dense twin's (of accuracy
+    0.01 is a point; BLEU, ROUGE and chrF run to 100).
     The learning rate rises until --begin, and anew falls to zero at every level."""
 
     levels: tuple[float, ...] = ()
@@ -321,6 +322,10 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise UsageError(f"{name}={value} must be a number from 0 on")
+        for name in ("no_answer_threshold", "length_penalty"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise UsageError(f"{name}={value} must be a finite number")
         for name in ("warmup", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)} is a fraction; give one in [0, 1)")
@@ -345,6 +350,16 @@ class RunConfig:
             raise UsageError(
                 "--include-embeddings prunes look-up tables while they are trained; leave out "
                 "--freeze-embeddings"
+            )
+        if self.masks_from is not None and self.criterion == "dense":
+            raise UsageError(
+                "--masks-from is for pruning, and dense prunes nothing; give another --criterion, "
+                "such as magnitude, or begin with the pruned model by --model"
+            )
+        if self.masks_from is not None and self.model is None and self.runs_baseline:
+            raise UsageError(
+                "the dense twin of a model that was pruned before cannot begin with it; say by "
+                "--model what both begin with, or leave out --baseline"
             )
         self._check_terms()
         self._check_levels()

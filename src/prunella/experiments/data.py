@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from prunella import tasks
 from prunella.errors import UsageError, unknown
 from prunella.experiments.config import RunConfig
-from prunella.experiments.encoding import Split, encode, stream
+from prunella.experiments.encoding import Split, encode, fingerprint, stream
 from prunella.tasks import Classification, Reader, Task
 
 SAMPLE_SEED = 0  # of --max-train-samples, which no run's seed changes
@@ -53,6 +53,8 @@ def task(config: RunConfig) -> Task:
             raise _misplaced(config, name, f"is for {', '.join(names)}")
     found = _own(config) if config.task in tasks.OWN else tasks.get(config.task)
     known = {field.name for field in fields(found)}
+    if not getattr(found, "impossible", False):
+        known.discard("threshold")
     given = {name: getattr(config, name) for name in (*_FIELDS, *_DECODING)}
     changes: dict[str, Any] = {}
     for name, value in given.items():
@@ -115,7 +117,10 @@ def _place(config: RunConfig, name: str, default: int) -> int:
     try:
         return default if value is None else int(value)
     except ValueError:
-        raise _misplaced(config, name, f"{value} is no number of a column") from None
+        raise UsageError(
+            f"--{name.replace('_', '-')} {value} is no number of a column, which {config.task} "
+            "asks for; count from 0, or from -1 backwards"
+        ) from None
 
 
 def headline(config: RunConfig, task: Task) -> str:
@@ -133,7 +138,8 @@ class Data:
         splits: what is judged, by name: `train` (a part of it, to see over-fitting), `holdout` (cut
             from train), `dev` and further ones of that kind.
         unlabelled: what is distilled on besides.
-        about: rows and SHA-256 of each split, before it was encoded.
+        about: rows and SHA-256 of each split, before it was encoded; of a stream, that of its
+            first rows.
     """
 
     reader: Reader
@@ -158,8 +164,8 @@ class Data:
             sample = rows.select(range(min(len(rows), len(holdout))))
         else:
             train = stream(rows, task, reader, config.seed)
-            about["train"] = {"rows": None, "sha256": None}
             sample = _taken(rows, len(holdout))
+            about["train"] = fingerprint(sample) | {"rows": None}
         splits = {}
         for name, part in {"train": sample, "holdout": holdout, **loaded.dev}.items():
             features, known = encode(part, task, reader, training=False, name=name)
@@ -209,8 +215,15 @@ def _apart(
             train, config.holdout_seed, apart=task.apart, ordered=task.ordered
         )
         if wanted is not None and wanted < len(rest):
-            rest = rest.shuffle(seed=SAMPLE_SEED, keep_in_memory=True).select(range(wanted))
+            # Running text is taken from its beginning, for each row goes on from the one before.
+            rest = rest if task.ordered else rest.shuffle(seed=SAMPLE_SEED, keep_in_memory=True)
+            rest = rest.select(range(wanted))
         return rest, holdout
+    if len(_taken(train, HELD_OUT + 1)) <= HELD_OUT:
+        raise UsageError(
+            f"the first {HELD_OUT} rows of a stream are held out, and this one has no more; read "
+            "it whole, without --streaming"
+        )
     rows = train.skip(HELD_OUT)
     return rows if wanted is None else rows.take(wanted), _taken(train, HELD_OUT)
 

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa  # type: ignore[import-untyped]
+import tokenizers
+import transformers
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 import prunella.tasks
+from prunella.errors import UsageError
 from prunella.tasks import Reader, Task
 from prunella.tasks.base import Columns
 
@@ -59,29 +63,52 @@ def encode(
     about = fingerprint(rows)
     key = _key(about["sha256"], repr(task), _about(reader), training, _code())
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "prunella"
-    folder.mkdir(parents=True, exist_ok=True)
-    features = rows.map(
-        _Features(task, reader, training),
-        with_indices=True,
-        batched=True,
-        batch_size=BATCH,
-        remove_columns=rows.column_names,
-        cache_file_name=str(folder / f"{key}.arrow"),
-        load_from_cache_file=True,
-        new_fingerprint=key,
-        desc=f"tokenising {name}",
-    )
+    file = folder / f"{key}.arrow"
+
+    def made() -> Dataset:
+        return rows.map(
+            _Features(task, reader, training),
+            with_indices=True,
+            batched=True,
+            batch_size=BATCH,
+            remove_columns=rows.column_names,
+            cache_file_name=str(file),
+            load_from_cache_file=True,
+            new_fingerprint=key,
+            desc=f"tokenising {name}",
+        )
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        was_there = file.exists()
+        try:
+            features = made()
+        except (OSError, pa.ArrowException):
+            if not was_there:
+                raise
+            file.unlink()  # damaged
+            features = made()
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(
+            f"tokenised texts cannot be kept in {folder} ({error}); make room or name another "
+            "folder in the environment variable HF_DATASETS_CACHE"
+        ) from error
+    if len(features) == 0:
+        raise UsageError(f"{name}: its {len(rows)} rows have no text that can be read; give others")
     return features, about
 
 
 def stream(rows: IterableDataset, task: Task, reader: Reader, seed: int) -> IterableDataset:
-    """The features of rows, made as they are needed, in an order that is random close by."""
-    features = rows.map(
+    """The features of rows, made as they are needed, in an order that is random close by.
+
+    They come over and over again: of a pass without end, a resumed run can skip what was read.
+    """
+    features = rows.repeat(None).map(
         _Features(task, reader, training=True),
         with_indices=True,
         batched=True,
         batch_size=BATCH,
-        remove_columns=rows.column_names,
+        remove_columns=rows.column_names or list(next(iter(rows))),  # not known of all streams
     )
     return features.shuffle(seed=seed, buffer_size=10 * BATCH)
 
@@ -100,7 +127,13 @@ def _key(*parts: Any) -> str:
 
 
 def _about(reader: Reader) -> str:
-    settings = (reader.max_length, reader.truncate, reader.decoder_only, reader.seed)
+    settings = (
+        reader.max_length,
+        reader.truncate,
+        reader.decoder_only,
+        reader.limit,
+        reader.seed,
+    )
     return f"{settings} {_tokenizer(reader.tokenizer)}"
 
 
@@ -110,13 +143,19 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     # Its last truncation and padding are no part of it: every call sets them.
     known = json.loads(backend.to_str()) | {"truncation": None, "padding": None} if backend else {}
     slow = {} if known else tokenizer.get_vocab()
-    settings = {name: str(value) for name, value in tokenizer.init_kwargs.items()}
-    names = (type(tokenizer).__name__, tokenizer.special_tokens_map, tokenizer.padding_side)
-    return f"{names} {sorted(settings.items())} {json.dumps(known)} {sorted(slow.items())}"
+    names = (
+        type(tokenizer).__name__,
+        tokenizer.special_tokens_map,
+        tokenizer.padding_side,
+        tokenizer.truncation_side,
+        tokenizer.model_input_names,
+    )
+    return f"{names} {json.dumps(known)} {sorted(slow.items())}"
 
 
 @cache
 def _code() -> str:
-    """The code of the tasks: what another version made is not taken for ours."""
+    """The code that makes features: what another version made is not taken for ours."""
     folder = Path(prunella.tasks.__file__).parent
-    return _key(*(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))))
+    ours = (path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py")))
+    return _key(tokenizers.__version__, transformers.__version__, *ours)

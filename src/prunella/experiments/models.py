@@ -6,10 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import transformers
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -22,6 +24,7 @@ from prunella.prunable import embedding_names, find_prunable
 from prunella.runtime import masks_from
 from prunella.runtime.checkpoint import from_pretrained
 from prunella.tasks import Reader, Task
+from prunella.tasks.base import is_decoder
 
 
 def locate(name: str) -> str:
@@ -63,11 +66,13 @@ def load(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     where = locate(name)
     try:
         read = AutoTokenizer.from_pretrained(where)
-        auto = task.architecture(AutoConfig.from_pretrained(where))
+        known = AutoConfig.from_pretrained(where)
+        auto = task.architecture(known)
         model, report = from_pretrained(
             auto,
             where,
             dtype="float32",
+            key_mapping=_renamed(known, auto),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **task.head(),
@@ -83,6 +88,17 @@ def load(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     _check_whole(name, model, read, report)
     _fill_padding(model, read)
     return model, read
+
+
+def _renamed(config: PreTrainedConfig, auto: Any) -> dict[str, str] | None:
+    """Where a backbone's name differs between the checkpoint's class and the one to be loaded.
+
+    As it does for question answering with Llama, whose backbone Transformers would make up.
+    """
+    kind = getattr(transformers, (config.architectures or [""])[0], None)
+    theirs = getattr(kind, "base_model_prefix", "")
+    ours = auto._model_mapping[type(config)].base_model_prefix
+    return {f"^{theirs}\\.": f"{ours}."} if theirs and ours and theirs != ours else None
 
 
 def tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
@@ -105,21 +121,30 @@ def freeze(model: PreTrainedModel, config: RunConfig) -> None:
     if wished is None:
         wished = not config.include_embeddings and model.get_output_embeddings() is None
     if wished:
-        for name in embedding_names(model):
+        pruned = find_prunable(model, **build.chosen(config))[0]
+        for name in set(embedding_names(model)) - pruned.keys():
             model.get_parameter(name).requires_grad_(False)
 
 
 def limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that a model reads at most."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is None:  # relative ones have no end
+    positions = _positions(model)
+    if positions is None:
         return int(tokenizer.model_max_length)
+    return int(min(tokenizer.model_max_length, positions))
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    """Tokens that a model has positions for; None where these are relative and have no end."""
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    if positions is None or positions < 1:
+        return None
     for module in model.modules():
         # RoBERTa's kin count positions from the one of padding on.
         if isinstance(module, nn.Embedding) and module.num_embeddings == positions:
             first = 0 if module.padding_idx is None else module.padding_idx + 1
-            return int(min(tokenizer.model_max_length, positions - first))
-    return int(min(tokenizer.model_max_length, positions))
+            return positions - first
+    return positions
 
 
 def reader(
@@ -137,8 +162,7 @@ def reader(
             f"max_length={length} leaves no room for text beside {special} special tokens; give a "
             "higher --max-length"
         )
-    decoder_only = not model.config.is_encoder_decoder
-    return Reader(tokenizer, length, config.truncate, decoder_only)
+    return Reader(tokenizer, length, config.truncate, is_decoder(model.config), _positions(model))
 
 
 def load_teacher(

@@ -1,7 +1,7 @@
 """What a task is: rows of text, the way to model inputs and back, and a metric.
 
 A task family is a subclass of `Task`; a task is an object of it. Everything between the two files
-of a run goes through four methods, in this order::
+of a run goes through five methods, in this order::
 
     load      files or hub   -> rows           (text, as people have it)
     features  rows           -> model inputs   (token ids; one row may make several, or share one)
@@ -24,6 +24,11 @@ import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 
 from prunella.errors import Diverged, UsageError
 
@@ -54,7 +59,8 @@ class Reader:
         tokenizer: the model's.
         max_length: tokens of an input, at most.
         truncate: whether longer texts are cut; otherwise they are an error.
-        decoder_only: whether the model reads and writes one sequence (GPT-2, Llama).
+        decoder_only: whether the model predicts each token from those before it (GPT-2, Llama).
+        limit: tokens that the model has positions for; None where they are relative.
         seed: of what is random in it.
     """
 
@@ -62,9 +68,10 @@ class Reader:
     max_length: int
     truncate: bool = True
     decoder_only: bool = False
+    limit: int | None = None
     seed: int = 0
 
-    def read(self, *texts: Sequence[Any], **settings: Any) -> tuple[Columns, list[bool]]:
+    def read(self, *texts: Sequence[str], **settings: Any) -> tuple[Columns, list[bool]]:
         """Tokenise texts, or pairs of texts, cutting what is longer than `max_length`.
 
         Args:
@@ -75,7 +82,7 @@ class Reader:
             The tokenizer's columns, and for each text whether it was cut.
 
         Raises:
-            TaskError: a text is longer, and `truncate` is off; names its number among those given.
+            TaskError: a text is longer, and `truncate` is off; quotes its beginning.
         """
         read = self.tokenizer(*texts, **settings, verbose=False)
         cut = [len(ids) > self.max_length for ids in read["input_ids"]]
@@ -89,11 +96,10 @@ class Reader:
                 columns[name][number] = values[0]
         return columns, cut
 
-    def too_long(self, text: Any, length: int) -> TaskError:
+    def too_long(self, text: str, length: int) -> TaskError:
         """The error for a text that would have to be cut."""
-        start = text if isinstance(text, str) else " ".join(text)
         return TaskError(
-            f"the text {start[:60]!r} has {length} tokens, and {self.max_length} are allowed; "
+            f"the text {text[:60]!r} has {length} tokens, and {self.max_length} are allowed; "
             "give a higher --max-length, shorten it, or let texts be cut (--truncate)"
         )
 
@@ -208,6 +214,33 @@ class Task(ABC):
         Raises:
             TaskError: There are no records.
         """
+
+
+# Models that Transformers lists as causal, besides encoders: they see later tokens, too, or need
+# more than text, or their loss is not that of the next token.
+_NOT_CAUSAL = (
+    "bert-generation",
+    "cpmant",
+    "gemma4_assistant",
+    "gemma4_unified_assistant",
+    "git",
+    "trocr",
+    "xlm",
+    "xlnet",
+)
+
+
+def is_decoder(config: PreTrainedConfig) -> bool:
+    """Whether models of a config were made to predict each token from those before it alone.
+
+    Encoders such as BERT have a class for causal language models, too, but have not learned to be
+    one.
+    """
+    kind = config.model_type
+    if config.is_encoder_decoder or kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return False
+    others = (*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *_NOT_CAUSAL)
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in others
 
 
 def finite(logits: Tensor) -> Tensor:

@@ -162,7 +162,8 @@ def _e2e(path: Path) -> Iterator[Entry]:
 
 
 def _triples(triples: Sequence[Sequence[str]], place: str) -> str:
-    if not triples or any(len(triple) != 3 for triple in triples):
+    sound = isinstance(triples, list) and all(isinstance(triple, list) for triple in triples)
+    if not sound or not triples or any(len(triple) != 3 for triple in triples):
         raise TaskError(
             f"{place}: its facts are {triples!r}; each must be a subject, a predicate and an "
             "object, and one must be there."
@@ -217,7 +218,10 @@ def _dart(path: Path) -> Iterator[Entry]:
     text = decode(path)
     try:
         entries = json.loads(text)
-    except ValueError as error:
+        json.dumps(entries, ensure_ascii=False).encode()  # refuses half a surrogate pair
+        if not isinstance(entries, list):
+            raise ValueError(f"a {type(entries).__name__}, no list of entries")
+    except (ValueError, RecursionError) as error:
         raise TaskError(f"{path}: not JSON ({error}); give a file of DART's own.") from error
     for number, entry in enumerate(entries, start=1):
         place = f"{path}, entry {number}"

@@ -30,17 +30,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
 
 from prunella.errors import Diverged, unknown
-from prunella.tasks.base import Columns, Reader, Record, Task, TaskError
+from prunella.tasks.base import Columns, Reader, Record, Task, TaskError, is_decoder
 
 ROW = Features(source=Value("string"), references=List(Value("string")))
 IGNORED = -100  # the label of tokens that are not learned
-UNTRUE_DECODERS = ("xlm", "xlnet")  # they do not write from left to right
 
 
 @dataclass(frozen=True)
@@ -137,15 +132,11 @@ class Generation(Task):
     def architecture(self, config: PreTrainedConfig) -> Any:
         if type(config) in AutoModelForSeq2SeqLM._model_mapping:
             return AutoModelForSeq2SeqLM
-        kind = config.model_type
-        encoders = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *UNTRUE_DECODERS}
-        # An encoder such as BERT has a class for causal language models too, but has not learned to
-        # be one.
-        writes = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in encoders
-        if not writes or config.is_encoder_decoder:
+        if not is_decoder(config):
             raise TaskError(
-                f"{self.name}: generation with an encoder: models of the type {kind} do not write "
-                "text; give a decoder (such as GPT-2 or Llama) or an encoder-decoder (T5, BART)"
+                f"{self.name}: generation with an encoder: models of the type {config.model_type} "
+                "do not write text; give a decoder (such as GPT-2 or Llama) or an encoder-decoder "
+                "(T5, BART)"
             )
         return AutoModelForCausalLM
 
@@ -194,16 +185,19 @@ class Generation(Task):
         settings = {"add_special_tokens": not reader.decoder_only, "verbose": False}
         eos = tokenizer.eos_token_id
         end = [] if eos in tokenizer(text_target="", **settings)["input_ids"] else [eos]
-        room = self.target_length - len(end)
+        limit = self.target_length
+        if reader.limit is not None and not reader.decoder_only:
+            limit = min(limit, reader.limit)
+        room = limit - len(end)
         targets = list(tokenizer(text_target=texts, **settings)["input_ids"])
         cut = [len(ids) > room for ids in targets]
         for number in (number for number, is_cut in enumerate(cut) if is_cut):
             if not reader.truncate:
                 raise TaskError(
                     f"{self.name}: the target {texts[number][:60]!r} has "
-                    f"{len(targets[number]) + len(end)} tokens, and {self.target_length} are "
-                    "allowed; give a higher target length, shorten it, or let texts be cut "
-                    "(--truncate)"
+                    f"{len(targets[number]) + len(end)} tokens, and {limit} are allowed; "
+                    "give a higher --max-target-length, if the model has the positions, shorten "
+                    "it, or let texts be cut (--truncate)"
                 )
             limits = {"truncation": True, "max_length": room}
             targets[number] = tokenizer(text_target=texts[number], **settings, **limits).input_ids
@@ -227,7 +221,8 @@ class Generation(Task):
             if room < 1:
                 raise TaskError(
                     f"{self.name}: {written} tokens to write leave no room for a source among "
-                    f"{reader.max_length}; give a higher --max-length, or let less be written"
+                    f"{reader.max_length}; give a higher --max-length, or less to write by "
+                    "--max-target-length and --max-new-tokens"
                 )
             if len(ids) > room and not reader.truncate:
                 raise reader.too_long(source, reader.max_length - room + len(ids))

@@ -40,7 +40,16 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from prunella.tasks.base import Columns, Reader, Record, Splits, Task, TaskError, finite
+from prunella.tasks.base import (
+    Columns,
+    Reader,
+    Record,
+    Splits,
+    Task,
+    TaskError,
+    finite,
+    is_decoder,
+)
 from prunella.tasks.holdout import with_dev
 from prunella.tasks.reading import READERS, at, lines, parts
 from prunella.tasks.streaming import streamed
@@ -53,18 +62,6 @@ DEV = ("dev", "validation", "valid", "wiki.valid")
 IGNORED = -100  # the label of a token that is not predicted
 MASK_RATE, MASKED, CHANGED = 0.15, 0.8, 0.1
 MAX_NATS = 700.0  # a token; e to that power, and the sum of many such, are finite
-
-# Models that Transformers lists as causal, besides encoders: they see later tokens, too, or need
-# more than text, or their loss is not that of the next token.
-_NOT_CAUSAL = (
-    "bert-generation",
-    "cpmant",
-    "gemma4_assistant",
-    "gemma4_unified_assistant",
-    "git",
-    "trocr",
-    "xlnet",
-)
 
 logger = logging.getLogger("prunella")
 
@@ -94,6 +91,13 @@ class Language(Task):
     minimize = True
     ordered = True
 
+    def __post_init__(self) -> None:
+        if self.stride < 0 or (self.masked and self.stride):
+            raise TaskError(
+                f"{self.name}: a stride of {self.stride} cannot be; it is 0 or more tokens, and "
+                "lm/masked, which reads both ways, has none: leave --stride out"
+            )
+
     @property
     def auto(self) -> Any:
         return AutoModelForMaskedLM if self.masked else AutoModelForCausalLM
@@ -110,8 +114,7 @@ class Language(Task):
                 f"{self.name}: {kind} models are encoder-decoders, which write one text from "
                 f"another; give {example}"
             )
-        # Encoders would be loaded as decoders, and see the token that they are to predict.
-        if not self.masked and kind in (*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *_NOT_CAUSAL):
+        if not self.masked and not is_decoder(config):
             remedy = ", or use lm/masked" if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES else ""
             raise TaskError(
                 f"{self.name}: {kind} models are not made to predict each token from those before "
@@ -259,11 +262,6 @@ def language(
             text is not there or cannot be read.
     """
     masked = name == "lm/masked"
-    if stride < 0 or (masked and stride):
-        raise TaskError(
-            f"{name}: a stride of {stride} cannot be; it is 0 or more tokens, and lm/masked, which "
-            "reads both ways, has none"
-        )
     where = None if data is None else Path(data)
     return Language(
         name, load=partial(_load, where, column, streaming), masked=masked, stride=stride

@@ -65,21 +65,21 @@ def objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
     Raises:
         TaskError: a line is not a JSON object, or has a key twice.
     """
-    rows: list[tuple[int, dict[str, Any]]] = []
-    for number, line in lines(path):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, object_pairs_hook=_object)
-            json.dumps(row, ensure_ascii=False).encode()  # refuses half a surrogate pair
-            if not isinstance(row, dict):
-                raise ValueError(f"a {type(row).__name__}")
-        except (ValueError, RecursionError) as error:
-            raise TaskError(
-                f"{path}:{number}: not a JSON object ({error}); give one object per line."
-            ) from error
-        rows.append((number, row))
-    return rows
+    return [(number, parsed(path, number, line)) for number, line in lines(path) if line.strip()]
+
+
+def parsed(path: Path, number: int, line: str) -> dict[str, Any]:
+    """The object in a line of JSON."""
+    try:
+        row = json.loads(line, object_pairs_hook=_object)
+        json.dumps(row, ensure_ascii=False).encode()  # refuses half a surrogate pair
+        if not isinstance(row, dict):
+            raise ValueError(f"a {type(row).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise TaskError(
+            f"{path}:{number}: not a JSON object ({error}); give one object per line."
+        ) from error
+    return row
 
 
 def _json(path: Path, columns: Sequence[str]) -> list[Row]:

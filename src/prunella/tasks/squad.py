@@ -415,9 +415,9 @@ def _each(node: Any, place: str, key: str) -> Iterator[tuple[Any, str]]:
 
 
 def _take(node: Any, place: str, key: str, kind: type) -> Any:
-    """A value of a JSON object; a `TaskError` if it is not there or of another kind."""
-    value = node.get(key) if isinstance(node, dict) else None
-    if type(value) is not kind:
+    """A value of a JSON object; a `TaskError` if it is not there, of another kind or too large."""
+    value: Any = node.get(key) if isinstance(node, dict) else None
+    if type(value) is not kind or (type(value) is int and abs(value) >= 2**31):
         found = "missing" if value is None else reprlib.repr(value)
         raise TaskError(
             f"{place}.{key} is {found} and must be of type {kind.__name__}; give the file in "
