@@ -34,6 +34,9 @@ def main() -> None:
         config = result["config"]
         sparsity = 0.0 if config["criterion"] == "dense" else config["sparsity"]
         groups[config["task"], sparsity, result["steps"], config["criterion"]].append(result)
+        if "baseline" in result:  # the dense twin
+            twin = {**result, **result["baseline"]}
+            groups[config["task"], 0.0, twin["steps"], "dense"].append(twin)
     print("| task | sparsity | steps | criterion | n | dev | raw, by seed | holdout |")
     print("|---|---|---|---|---|---|---|---|")
     for (task, sparsity, steps, criterion), results in sorted(groups.items()):

@@ -5,15 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
 import pytest
 import torch
 from corpora import CORPORA
 from families import save
 from folders import assert_refused, predictions_of, result_of, same_weights, weights_of
+from transformers import AutoModelForCausalLM
 
 from prunella import tasks
 from prunella.cli import main
+from prunella.experiments import models
 
 pytestmark = pytest.mark.xdist_group("chosen")  # its runs are made once
 
@@ -145,6 +148,16 @@ def test_masks_of_one_model_on_the_weights_of_another(
         assert np.array_equal(after[name], np.where(kept, pretrained[name], 0))
 
 
+def test_a_backbone_of_another_name_is_that_of_the_checkpoint(tmp_path: Path) -> None:
+    """Transformers calls Llama's otherwise where it answers questions, and would make one up."""
+    save("llama", tmp_path)
+    model, _ = models.load(str(tmp_path), tasks.get("qa/squad"))
+    known = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    found = {name.replace("transformer.", "model."): p for name, p in model.named_parameters()}
+    assert len(found.keys() & known.keys()) == len(known) - 1
+    assert all(torch.equal(found[name], known[name]) for name in found.keys() & known.keys())
+
+
 # --- on which rows ------------------------------------------------------------------------------
 
 
@@ -204,6 +217,37 @@ def test_streams(
     assert same_weights(tmp_path / "whole", tmp_path / "resumed")
 
 
+@pytest.mark.parametrize(("task", "model"), [("text2text", "t5"), ("lm/causal", "gpt2")])
+def test_streams_that_are_too_short(
+    task: str, model: str, start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert start("out", "--criterion", "dense", "--streaming", model=model, task=task) == 2
+    assert_refused(capfd, ["1000 rows of a stream", "--streaming"])
+
+
+def test_a_bad_row_of_a_stream(
+    start: Start, long: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (long["text2text"] / "train.jsonl").open("a") as file:
+        file.write('{"source": "the city", "target": " "}\n')
+    flags = ["--criterion", "dense", "--streaming", "--data", str(long["text2text"])]
+    assert start("out", *flags, "--max-new-tokens", "1", model="t5", task="text2text") == 2
+    assert "train.jsonl:1201: column 'target' holds ' '" in capfd.readouterr().err
+
+
+def test_a_sample_of_running_text_is_its_beginning(tmp_path: Path) -> None:
+    from prunella.experiments.config import RunConfig
+    from prunella.experiments.data import Data, task
+    from prunella.tasks import Reader
+
+    (tmp_path / "text.txt").write_text("".join(f"{n}\n" for n in range(100)))
+    config = RunConfig(task="lm/causal", data=str(tmp_path / "text.txt"), max_train_samples=5)
+    known = Reader(families.tokenizer("llama"), max_length=64)
+    read = Data.read(config, task(config), known)
+    assert list(read.splits["train"].rows["text"]) == ["0", "1", "2", "3", "4"]
+    assert list(read.splits["holdout"].rows["text"]) == [str(n) for n in range(81, 90)]
+
+
 # --- judged by what -----------------------------------------------------------------------------
 
 
@@ -250,6 +294,10 @@ def test_metrics_can_be_computed_from_the_predictions(start: Start, tmp_path: Pa
         ("--task ner/columns --text-column word", ["word is no number of a column"]),
         ("--task clasification", ["unknown task 'clasification'", "classification"]),
         ("--max-train-samples 0", ["max_train_samples=0"]),
+        ("--no-answer-threshold nan", ["no_answer_threshold=nan", "finite"]),
+        ("--task qa/squad --no-answer-threshold 1", ["does not apply", "qa/squad"]),
+        ("--task lm/masked --stride 8", ["stride of 8", "lm/masked"]),
+        ("--masks-from x --criterion dense", ["--masks-from", "dense prunes nothing"]),
         ("--include-embeddings --freeze-embeddings", ["--include-embeddings", "leave out"]),
     ],
 )

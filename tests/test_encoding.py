@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset, IterableDataset
 from transformers import AutoTokenizer
 
+from prunella.errors import UsageError
 from prunella.experiments.encoding import encode, fingerprint, stream
 from prunella.experiments.models import locate
 from prunella.tasks import Classification, Reader, Splits, get
@@ -79,6 +80,26 @@ def test_an_error_leaves_nothing_to_be_taken_for_features(store: Path, reader: R
         with pytest.raises(ValueError, match="'two words' has 4 tokens, and 3 are allowed"):
             encode(rows("one", "two words"), TASK, strict, training=True, name="train")
     assert made(store) == 0
+
+
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_damaged_file_is_made_anew(left: int, store: Path, reader: Reader) -> None:
+    first, _ = encode(rows("one", "two words"), TASK, reader, training=True, name="train")
+    known = first.to_dict()
+    del first
+    (file,) = store.glob("*.arrow")
+    file.write_bytes(file.read_bytes()[:left])
+    again, _ = encode(rows("one", "two words"), TASK, reader, training=True, name="train")
+    assert again.to_dict() == known
+
+
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match=r"cannot be kept in .*HF_DATASETS_CACHE"):
+        encode(rows("one"), TASK, reader, training=True, name="train")
 
 
 def test_a_stream_is_read_as_needed_and_in_the_same_order_every_time(reader: Reader) -> None:

@@ -28,7 +28,8 @@ from transformers import (
 from prunella.errors import Diverged
 from prunella.experiments.models import locate
 from prunella.tasks import Reader, TaskError, squad
-from prunella.tasks.squad import SQUAD, best_span, words
+from prunella.tasks.extraction import Extraction, best_span, words
+from prunella.tasks.squad import SQUAD
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("PRUNELLA_DATA", ROOT.parent / "shared" / "data")) / "squad-articles"
@@ -58,13 +59,13 @@ def reader(name: str, max_length: int = 48, **settings: Any) -> Reader:
 
 
 def encode(
-    rows: Sequence[Row], reader: Reader, task: squad.Extraction = V1, *, training: bool = False
+    rows: Sequence[Row], reader: Reader, task: Extraction = V1, *, training: bool = False
 ) -> Dataset:
     columns = {name: [row[name] for row in rows] for name in rows[0]} | {"row": [*range(len(rows))]}
     return Dataset.from_dict(task.features(columns, reader, training=training))
 
 
-def batch(task: squad.Extraction, reader: Reader, model: Any, features: Dataset) -> Any:
+def batch(task: Extraction, reader: Reader, model: Any, features: Dataset) -> Any:
     """A padded batch of all features, with the columns that the model takes."""
     known = inspect.signature(model.forward).parameters
     columns = [name for name in features.column_names if name in known]
@@ -72,16 +73,14 @@ def batch(task: squad.Extraction, reader: Reader, model: Any, features: Dataset)
 
 
 def records(
-    rows: Sequence[Row], features: Dataset, outputs: list[Any], task: squad.Extraction = V1
+    rows: Sequence[Row], features: Dataset, outputs: list[Any], task: Extraction = V1
 ) -> list[dict[str, Any]]:
     found = task.records(Dataset.from_list(list(rows), features=squad.FEATURES), features, outputs)
     assert json.loads(json.dumps(found)) == found
     return found
 
 
-def oracle(
-    rows: Sequence[Row], reader: Reader, task: squad.Extraction = V1
-) -> list[dict[str, Any]]:
+def oracle(rows: Sequence[Row], reader: Reader, task: Extraction = V1) -> list[dict[str, Any]]:
     """What a model says that knows what it would be trained for."""
     targets, features = (encode(rows, reader, task, training=known) for known in (True, False))
     outputs = [np.zeros((2, length), np.float32) for length in targets["length"]]
@@ -169,7 +168,7 @@ TEXTS = (
 )
 
 
-def graded(prediction: str, *answers: str, task: squad.Extraction = V1) -> dict[str, float]:
+def graded(prediction: str, *answers: str, task: Extraction = V1) -> dict[str, float]:
     return task.score([{"prediction": prediction, "answers": list(answers)}])
 
 
@@ -644,7 +643,7 @@ def test_misplaced_answers_are_skipped_if_they_are_few(
 
 
 @pytest.mark.parametrize("task", SQUAD)
-def test_the_hub_sets(monkeypatch: pytest.MonkeyPatch, task: squad.Extraction) -> None:
+def test_the_hub_sets(monkeypatch: pytest.MonkeyPatch, task: Extraction) -> None:
     rows = Dataset.from_list([row("a king", "king") | {"title": "t"}])
     asked = []
 

@@ -56,7 +56,22 @@ _NOT_NEGATIVE = (
 @dataclass(frozen=True)
 class RunConfig:
     """Prune a pretrained model while it is fine-tuned on a task. Settings may also come from
-    --config FILE.yaml; flags override the file."""
+    --config FILE.yaml; flags override the file.
+
+    A command for each kind of task:
+
+      prunella prune --model bert-base-uncased --task glue/sst2 --data SST-2
+      prunella prune --model bert-base-uncased --task classification --data reviews.csv
+      prunella prune --model bert-base-uncased --task qa/squad --data SQUAD
+      prunella prune --model bert-base-cased --task ner/conll2003 --data CONLL
+      prunella prune --model gpt2 --task d2t/e2e --data E2E
+      prunella prune --model t5-small --task text2text --data pairs.jsonl
+      prunella prune --model gpt2 --task lm/causal --data text.txt
+      prunella prune --model bert-base-uncased --task lm/masked --data text.txt
+
+    Models: encoders (BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa, ALBERT, XLNet, MPNet,
+    ModernBERT), decoders (GPT-2, OPT, Llama, Qwen), both (T5, BART, mBART), and whatever else
+    Transformers loads for the task."""
 
     model: str | None = None
     """Hub name or local checkpoint folder; by default that of --masks-from, or else "demo", the
