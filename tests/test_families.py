@@ -182,7 +182,7 @@ def test_patterns_that_match_nothing_come_with_the_nearest_names():
     with pytest.raises(UsageError) as refused:
         find_prunable(model, ["encoder.*attn*", "query", "pooler.densse"])
     message = str(refused.value)
-    assert message.startswith("parameters: 'encoder.*attn*', 'pooler.densse' match no matrix of")
+    assert message.startswith("the patterns 'encoder.*attn*', 'pooler.densse' match no matrix of")
     assert "layer.*." in message and "'query'" not in message
 
 

@@ -162,7 +162,7 @@ class Extraction(Task):
             for row, span, score, null in zip(rows, spans.tolist(), scores, nulls, strict=True)
         ]
 
-    def _record(self, row: Row, span: list[int], score: float, null: float) -> Record:
+    def _record(self, row: Mapping[str, Any], span: list[int], score: float, null: float) -> Record:
         found, (start, end) = score > -np.inf, span
         record = {
             "id": row["id"],
