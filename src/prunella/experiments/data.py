@@ -52,24 +52,26 @@ def task(config: RunConfig) -> Task:
         if getattr(config, name) and config.task not in names and not unlabelled:
             raise _misplaced(config, name, f"is for {', '.join(names)}")
     found = _own(config) if config.task in tasks.OWN else tasks.get(config.task)
-    known = {field.name for field in fields(found)}
-    if not getattr(found, "impossible", False):
-        known.discard("threshold")
-    given = {name: getattr(config, name) for name in (*_FIELDS, *_DECODING)}
-    changes: dict[str, Any] = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if _FIELDS.get(name, "decoding") not in known:
-            raise _misplaced(config, name, "does not apply")
-        if name in _FIELDS:
-            changes[_FIELDS[name]] = value
-        else:
-            decoding: Any = changes.get("decoding", getattr(found, "decoding", None))
-            changes["decoding"] = replace(decoding, **{name: value})
     if config.metric is not None and config.metric not in found.metrics:
         raise UsageError(unknown("metric", config.metric, found.metrics))
-    return replace(found, **changes)
+    return _set(config, found)
+
+
+def _set(config: RunConfig, task: Task) -> Task:
+    """The task with the settings that were given."""
+    known = {field.name for field in fields(task)}
+    if not getattr(task, "impossible", False):  # a question always has an answer
+        known.discard("threshold")
+    given = {name: getattr(config, name) for name in (*_FIELDS, *_DECODING)}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if _FIELDS.get(name, "decoding") not in known:
+            raise _misplaced(config, name, "does not apply")
+    changes: dict[str, Any] = {_FIELDS[n]: value for n, value in given.items() if n in _FIELDS}
+    if search := {name: given[name] for name in _DECODING if name in given}:
+        decoding: Any = getattr(task, "decoding", None)
+        changes["decoding"] = replace(decoding, **search)
+    return replace(task, **changes)
 
 
 def _misplaced(config: RunConfig, name: str, why: str) -> UsageError:
