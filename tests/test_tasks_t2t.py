@@ -153,7 +153,7 @@ def test_a_stream_that_is_wrong(tmp_path: Path) -> None:
     write(tmp_path / "dev.jsonl", [("a", "b")])
     path = write(tmp_path / "train.jsonl", [("a", "b"), ("a", "")])
     splits = make(tmp_path, streaming=True).load(None)
-    with pytest.raises(TaskError, match=r"train\.jsonl, row 2: column 'y' holds ''"):
+    with pytest.raises(TaskError, match=r"train\.jsonl:2: column 'y' holds ''"):
         list(splits.train)
     path.write_text('{"x": "a", "z": "b"}\n')
     with pytest.raises(TaskError, match=r"train\.jsonl: unknown column 'y'.* known are x, z"):
