@@ -83,8 +83,12 @@ def prune(arguments: Sequence[str]) -> None:
     if config.criterion != "dense":
         build.pruning(config)
     _quiet()
+    import datasets
+
     from prunella.experiments.run import run
 
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     console = _console()
     folder, result = run(config, console)
     console.print(_table(result))
@@ -224,14 +228,11 @@ def _console() -> Console:
 
 
 def _quiet() -> None:
-    """Have libraries say nothing that is not an error, and draw bars on terminals only."""
-    import datasets
+    """Have Transformers say nothing that is not an error."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
 
 
 def _table(result: dict[str, Any]) -> Table:

@@ -32,10 +32,10 @@ from transformers import (
 )
 
 from prunella.errors import Diverged, unknown
+from prunella.regularizers import IGNORED
 from prunella.tasks.base import Columns, Reader, Record, Task, TaskError, is_decoder
 
 ROW = Features(source=Value("string"), references=List(Value("string")))
-IGNORED = -100  # the label of tokens that are not learned
 
 
 @dataclass(frozen=True)

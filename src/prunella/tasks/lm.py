@@ -40,6 +40,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
+from prunella.regularizers import IGNORED
 from prunella.tasks.base import (
     Columns,
     Reader,
@@ -59,7 +60,6 @@ TEXTS = (".txt", ".md", ".tokens", ".raw")
 TRAIN = ("train", "wiki.train")
 DEV = ("dev", "validation", "valid", "wiki.valid")
 
-IGNORED = -100  # the label of a token that is not predicted
 MASK_RATE, MASKED, CHANGED = 0.15, 0.8, 0.1
 MAX_NATS = 700.0  # a token; e to that power, and the sum of many such, are finite
 

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from prunella.errors import unknown
+from prunella.regularizers import IGNORED
 from prunella.tasks.base import Columns, Reader, Record, Splits, Task, TaskError, finite
 from prunella.tasks.conll import OTHER_COLUMN, Scheme, Sentence, in_iob2, scheme_of, sentences
 from prunella.tasks.holdout import with_dev
@@ -36,7 +37,6 @@ from prunella.tasks.reading import parts
 HUB_REVISION = "refs/convert/parquet"
 SUFFIXES = (".conll", ".txt", ".tsv", ".bio", ".iob", ".iob2", ".bioes", ".iobes")
 DEV_NAMES = ("dev", "valid", "validation", "testa")
-IGNORED = -100  # the label of tokens that none is asked of, here as in PyTorch's loss
 
 
 @dataclass(frozen=True)
