@@ -221,13 +221,14 @@ def _apart(
             rest = rest if task.ordered else rest.shuffle(seed=SAMPLE_SEED, keep_in_memory=True)
             rest = rest.select(range(wanted))
         return rest, holdout
-    if len(_taken(train, HELD_OUT + 1)) <= HELD_OUT:
+    head = _taken(train, HELD_OUT + 1)
+    if len(head) <= HELD_OUT:
         raise UsageError(
             f"the first {HELD_OUT} rows of a stream are held out, and this one has no more; read "
             "it whole, without --streaming"
         )
     rows = train.skip(HELD_OUT)
-    return rows if wanted is None else rows.take(wanted), _taken(train, HELD_OUT)
+    return rows if wanted is None else rows.take(wanted), head.select(range(HELD_OUT))
 
 
 def _taken(rows: IterableDataset, size: int) -> Dataset:

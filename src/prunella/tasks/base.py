@@ -243,6 +243,9 @@ def is_decoder(config: PreTrainedConfig) -> bool:
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in others
 
 
+NOT_FINITE = "the model's outputs hold NaN or infinite values; a lower learning rate may help"
+
+
 def finite(logits: Tensor) -> Tensor:
     """A model's outputs, as float32 on the CPU.
 
@@ -251,7 +254,5 @@ def finite(logits: Tensor) -> Tensor:
     """
     values = logits.detach().float().cpu()
     if not torch.isfinite(values).all():
-        raise Diverged(
-            "the model's outputs hold NaN or infinite values; a lower learning rate may help"
-        )
+        raise Diverged(NOT_FINITE)
     return values

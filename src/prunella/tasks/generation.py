@@ -33,7 +33,7 @@ from transformers import (
 
 from prunella.errors import Diverged, unknown
 from prunella.regularizers import IGNORED
-from prunella.tasks.base import Columns, Reader, Record, Task, TaskError, is_decoder
+from prunella.tasks.base import NOT_FINITE, Columns, Reader, Record, Task, TaskError, is_decoder
 
 ROW = Features(source=Value("string"), references=List(Value("string")))
 
@@ -326,9 +326,7 @@ class _Finite(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if not bool((scores < math.inf).all()):
-            raise Diverged(
-                "the model's outputs hold NaN or infinite values; a lower learning rate may help"
-            )
+            raise Diverged(NOT_FINITE)
         return scores
 
 
