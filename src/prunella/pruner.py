@@ -19,7 +19,7 @@ from prunella.evidence import Evidence, overrides
 from prunella.given import Given
 from prunella.masks import Masks, Rest, check_copies
 from prunella.optimizers import is_rehearsal, unwrap_optimizer
-from prunella.prunable import Scopes, Summary, find_prunable, named_parameters, unwrap
+from prunella.prunable import Prunable, Scopes, Summary, find_prunable, named_parameters, unwrap
 from prunella.schedules import Schedule
 from prunella.selection import Selection
 from prunella.sharding import is_sharded, local, nonzeros, put_away, shard_group, spread
@@ -79,6 +79,9 @@ class Pruner:
             not what the schedule asks for.
         gradients: called at every step for gradients that the criterion is to see instead of the
             parameters' own, by name (see ``prunella.TaskGradients``); None = their own.
+        on_selection: called after every selection of masks, before pruned weights are covered,
+            with the scores it went by (name -> [out, in], each computed when asked for) and the
+            masks before it; None = nobody looks.
 
     Raises:
         UsageError: nothing to prune, an optimizer that lacks a prunable parameter, steps inside
@@ -127,6 +130,7 @@ class Pruner:
             criterion, allocation, self._prunable, self._masks, self._given, self._score_view
         )
         self.gradients: Callable[[], Mapping[str, Tensor]] | None = None
+        self.on_selection: Callable[[Selection, Mapping[str, Tensor]], None] | None = None
         self._stepping: list[Tensor | None] | None = None  # gradients, between a step's two hooks
         self._adopt()
         self._attach()
@@ -298,13 +302,17 @@ class Pruner:
 
     def _choose(self) -> None:
         """New masks, where the schedule says so or the criterion has its own."""
+        selects = self.schedule.updates(self.step)
+        before = self.masks if selects and self.on_selection is not None else {}
         if self.is_outcome:
             if not self._masks.settled:
                 self._selection.take_outcome()
-        elif self.schedule.updates(self.step):
+        elif selects:
             self._selection.choose(self.schedule.sparsity(self.step), self.step)
-            if self.rest == "free":
-                self._masks.zero()
+        if selects and self.on_selection is not None:
+            self.on_selection(self._selection, before)
+        if selects and self.rest == "free":
+            self._masks.zero()
         if not self._masks.settled and self._is_settled(self.step):
             self._masks.settle()
 
@@ -376,6 +384,11 @@ class Pruner:
             self._masks.dress(self._prunable, training=False)
 
     # --- looking at it -----------------------------------------------------------------------
+
+    @property
+    def prunable(self) -> dict[str, Prunable]:
+        """name -> the parameter that is pruned, as its module holds it."""
+        return dict(self._prunable)
 
     @property
     def masks(self) -> dict[str, Tensor]:

@@ -28,8 +28,8 @@ TERMS: dict[str, tuple[str, ...]] = {
     "smoothing": ("smoothing",),
     "virtual-teacher": ("virtual_teacher",),
 }
-LISTS = ("regularize", "levels", "prune")
-ASIDE = ("output", "overwrite", "resume")  # without effect on what is computed
+LISTS = ("regularize", "levels", "prune", "report_to")
+ASIDE = ("report_to", "output", "overwrite", "resume")  # without effect on what is computed
 
 _POSITIVE = (
     "epochs",
@@ -317,6 +317,11 @@ class RunConfig:
     save: Literal["sparse", "dense"] | None = None
     """Form of the weights: sparse, small and read by prunella.load; dense, Transformers' own.
     By default sparse, and dense where nothing is pruned."""
+
+    report_to: tuple[str, ...] = ()
+    """A tracker to watch the training in, such as tensorboard, trackio, mlflow or wandb, which must
+    be installed; may be given several times. TensorBoard's files go to the folder tensorboard
+    beside the output."""
 
     output: str | None = None
     """Folder for the checkpoint and result.json; by default a new one under runs/."""

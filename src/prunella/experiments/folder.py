@@ -15,6 +15,8 @@ from prunella.errors import UsageError
 from prunella.experiments.config import RunConfig
 
 RESULT = "result.json"
+TRACE = "trace.json"
+PREDICTIONS = "predictions.jsonl"
 SETTINGS = "settings.json"
 YAML = "prunella.yaml"
 LOCK = "lock"

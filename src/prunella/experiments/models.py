@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from torch import Tensor, nn
 from transformers import (
@@ -214,6 +215,15 @@ def teacher(
         for each in (model, loaded):
             each.set_attn_implementation("eager")  # others do not give their probabilities
     return {"teacher": loaded, "columns": columns}
+
+
+def teacher_size(config: RunConfig, task: Task) -> int:
+    """Parameters of the teacher; 0 where there is none."""
+    if config.teacher is None:
+        return 0
+    described = AutoConfig.from_pretrained(locate(config.teacher))
+    with torch.device("meta"):
+        return task.architecture(described).from_config(described).num_parameters()
 
 
 def masks(config: RunConfig, model: PreTrainedModel) -> dict[str, Tensor] | None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import (
+    TensorBoardCallback,
+    get_available_reporting_integrations,
+    get_reporting_integration_callbacks,
+)
+
+from prunella.errors import UsageError
 
 
 class ProgressBar(TrainerCallback):
@@ -64,3 +73,34 @@ class ProgressBar(TrainerCallback):
     def close(self) -> None:
         """Give the terminal back, also where training was broken off."""
         self.bar.stop()
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise UsageError where Transformers does not know a tracker, or it is not installed."""
+    known = get_available_reporting_integrations()
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"--report-to {name} is no tracker that is installed (those are "
+                f"{', '.join(known) or 'none'}); install it with pip, or leave it out"
+            )
+
+
+def trackers(names: Sequence[str], training: Path) -> list[TrainerCallback]:
+    """Transformers' callbacks that show a training in trackers by name.
+
+    Args:
+        training: its folder, in the folder of a run in progress. TensorBoard's files must not
+            vanish with it, and lie beside the run.
+    """
+    made: list[TrainerCallback] = []
+    for name, callback in zip(names, get_reporting_integration_callbacks(names), strict=True):
+        if name == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+
+            run = training.parent
+            logs = run.with_name("tensorboard") / run.name.removesuffix(".partial") / training.name
+            made.append(TensorBoardCallback(SummaryWriter(str(logs))))
+        else:
+            made.append(callback())
+    return made

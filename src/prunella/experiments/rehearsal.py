@@ -9,6 +9,7 @@ from prunella.errors import UsageError
 from prunella.experiments import build, models
 from prunella.experiments.config import RunConfig
 from prunella.experiments.data import Data
+from prunella.experiments.progress import check_trackers
 from prunella.prunable import find_prunable
 from prunella.pruner import Pruner
 from prunella.tasks import Task
@@ -73,6 +74,7 @@ def rehearse(
                 f"{'--regularize ' + odd[0] if odd else '--self-weight adaptive'} is about the "
                 f"probabilities of classes, and {config.task} is a regression; leave it out"
             )
+    check_trackers(config.report_to)
     build.terms(config, model, models.teacher(config, model, tokenizer, task), steps)
     if config.criterion != "dense":
         optimizer = torch.optim.SGD(model.parameters())

@@ -16,13 +16,16 @@ from prunella.errors import Diverged, Unsaved, UsageError
 from prunella.experiments.config import RunConfig
 from prunella.experiments.environment import environment
 from prunella.experiments.folder import (
+    PREDICTIONS,
     RESULT,
+    TRACE,
     YAML,
     find,
     partial,
     place,
     read_json,
     working,
+    write,
     write_json,
 )
 from prunella.experiments.study import LEVELS, MODEL, Study
@@ -38,9 +41,10 @@ def run(config: RunConfig, console: Console) -> tuple[Path, dict[str, Any]]:
     """Carry out one run; return the folder that holds its result, and the result.
 
     The folder appears at the end, whole: a Transformers checkpoint, ``result.json``,
-    ``prunella.yaml`` (the settings) and ``predictions.jsonl`` (dev, row by row; the dense twin's
-    too, where one was run). Until then all is in ``<folder>.partial``, from where
-    ``resume`` continues a run that was killed; a note on the exception says what is there.
+    ``prunella.yaml`` (the settings), ``predictions.jsonl`` (dev, row by row; the dense twin's
+    too, where one was run) and ``trace.json`` (how the training went, where the weights are).
+    Until then all is in ``<folder>.partial``, from where ``resume`` continues a run that was
+    killed; a note on the exception says what is there.
 
     Raises:
         UsageError: bad settings or data; nothing is left behind.
@@ -102,7 +106,7 @@ def _carry_out(study: Study, folder: Path, output: Path) -> dict[str, Any]:
     baseline: dict[str, Any] | None = None
     dense: list[dict[str, Any]] = []
     if config.runs_baseline:
-        baseline, dense = study.measure("dense", folder / "dense", folder / "dense" / MODEL)
+        baseline, _, dense = study.measure("dense", folder / "dense", folder / "dense" / MODEL)
     delivered: Path | None = folder / config.criterion / MODEL
     if config.max_drop is not None:
         assert baseline is not None
@@ -110,7 +114,10 @@ def _carry_out(study: Study, folder: Path, output: Path) -> dict[str, Any]:
         result["max_drop"], delivered = _decide(study, reference, folder, aside)
     if delivered is not None:
         _deliver(delivered, aside, config.form)
-        figures, predictions = study.measure(config.criterion, folder / config.criterion, aside)
+        figures, trace, predictions = study.measure(
+            config.criterion, folder / config.criterion, aside
+        )
+        write(aside / TRACE, json.dumps(trace) + "\n")
         result |= figures
         if config.max_drop is not None:
             result["kept_step"] = study.step_of(result["max_drop"]["delivered"])
@@ -131,7 +138,7 @@ def _carry_out(study: Study, folder: Path, output: Path) -> dict[str, Any]:
         "teacher": teacher,
         "environment": environment(),
     }
-    with (aside / "predictions.jsonl").open("w", encoding="utf-8") as file:
+    with (aside / PREDICTIONS).open("w", encoding="utf-8") as file:
         file.writelines(f"{json.dumps(row)}\n" for row in (*predictions, *dense))
     shutil.copy(folder / YAML, aside)
     write_json(aside / RESULT, result)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -25,17 +26,20 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
+from prunella import flops
 from prunella.errors import Diverged, UsageError
-from prunella.experiments import build, data, models
+from prunella.experiments import build, data, models, trace
 from prunella.experiments.callbacks import Clock, Levels, SnapshotOfBest, Stop, keep
 from prunella.experiments.config import RunConfig
 from prunella.experiments.data import Data
 from prunella.experiments.evaluation import CheckedTrainer, records
 from prunella.experiments.folder import read_json, write_json
-from prunella.experiments.progress import ProgressBar
+from prunella.experiments.progress import ProgressBar, trackers
 from prunella.experiments.rehearsal import announce, check_length, rehearse
+from prunella.experiments.trace import Tracer
 from prunella.hf import PruningCallback
 from prunella.hf.checkpoints import check, latest
+from prunella.hf.trainer import REGULARIZERS
 from prunella.prunable import SCOPES, Scopes, find_prunable
 from prunella.regularizers import SelfRegularization
 from prunella.runtime import bench, checkpoint, engine
@@ -136,6 +140,8 @@ class Study:
                 "steps": state.global_step,
                 "kept_step": int(chosen.name.rpartition("-")[2]),
                 "seconds": state.stateful_callbacks["Clock"]["attributes"]["before"],
+                "snapshot": _snapshot(checkpoint),
+                "trace": trace.of_training(state.log_history),
             },
         )
         auto = self.task.architecture(AutoConfig.from_pretrained(chosen))
@@ -152,11 +158,11 @@ class Study:
         teacher = models.teacher(config, model, tokenizer, self.task)
         terms = build.terms(config, model, teacher, self.steps)
         stop, bar = Stop(self.console), ProgressBar(self.console, criterion)
-        callbacks: list[TrainerCallback] = [bar, stop, Clock()]
+        shown = trackers(config.report_to, folder)
+        callbacks: list[TrainerCallback] = [bar, stop, Clock(), *shown]
         if criterion != "dense":
-            callbacks.insert(
-                0, PruningCallback(**build.pruning(config, models.masks(config, model)))
-            )
+            pruning = PruningCallback(**build.pruning(config, models.masks(config, model)))
+            callbacks = [pruning, Tracer(pruning), *callbacks]
             schedule = build.schedule(config).resolve(self.steps)
             if isinstance(schedule, Ladder):
                 callbacks.append(Levels(schedule.rests(), folder / LEVELS, tokenizer))
@@ -223,8 +229,8 @@ class Study:
 
     def measure(
         self, criterion: str, training: Path, saved: Path
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Figures of a saved model, read from its files, and its predictions on dev.
+    ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+        """Figures of a saved model, read from its files; its trace; and its predictions on dev.
 
         Raises:
             Diverged: its outputs are not finite.
@@ -236,16 +242,27 @@ class Study:
         figures = {
             "metrics": {name: self.task.score(part) for name, part in found.items()},
             **self._count(model, saved),
+            "flops": self._flops(model),
+            "held": {
+                "model": model.num_parameters(),
+                "snapshot": known["snapshot"],
+                "teacher": models.teacher_size(self.config, self.task),
+            },
             "sparsity_is": "asked" if self.config.target else "outcome",
             "steps": known["steps"],
             "kept_step": known["kept_step"],
             "seconds": known["seconds"] + time.perf_counter() - started,
         }
-        return figures, [
-            {"criterion": criterion, "split": name, "row": row} | record
-            for name in self.data.dev
-            for row, record in enumerate(found[name])
-        ]
+        prunable, _ = find_prunable(model, **build.chosen(self.config))
+        return (
+            figures,
+            trace.of_model(known["trace"], prunable),
+            [
+                {"criterion": criterion, "split": name, "row": row} | record
+                for name in self.data.dev
+                for row, record in enumerate(found[name])
+            ],
+        )
 
     def judge(self, saved: Path) -> tuple[float, dict[str, Any]]:
         """The headline metric of a saved model on the holdout; sparsity, parameters and bytes."""
@@ -270,13 +287,27 @@ class Study:
         """
         if engine.variant() is None:
             return None
-        longest = max(max(split.features["length"]) for split in self.data.dev.values())
         try:
-            measured = bench.bench(saved, length=longest, seconds=SPEED_SECONDS)
+            measured = bench.bench(saved, length=self._longest, seconds=SPEED_SECONDS)
         except UsageError as error:
             self.console.print(f"the speed was not measured: {error}")
             return None
         return {name: value for name, value in measured.items() if name != "model"}
+
+    def _flops(self, model: PreTrainedModel) -> dict[str, int] | None:
+        """Of one text as long as dev's longest; None where it cannot be counted."""
+        model.set_attn_implementation("eager")
+        try:
+            inputs = bench.inputs_of(model, batch=1, length=self._longest)
+        except UsageError:  # not a model of tokens alone, or of fewer
+            return None
+        on_device = {name: value.to(model.device) for name, value in inputs.items()}
+        return {"length": self._longest} | flops.count(model, lambda: model(**on_device))
+
+    @property
+    def _longest(self) -> int:
+        """Tokens of dev's longest input."""
+        return max(max(split.features["length"]) for split in self.data.dev.values())
 
     def _count(self, model: PreTrainedModel, saved: Path) -> dict[str, Any]:
         prunable, _ = find_prunable(model, **build.chosen(self.config))
@@ -286,6 +317,13 @@ class Study:
             "parameters": {scope: asdict(counts[scope]) for scope in SCOPES},
             "size_bytes": checkpoint.size(saved),
         }
+
+
+def _snapshot(checkpoint: Path) -> int:
+    """Parameters that are not zero in the snapshot a checkpoint came with; 0 without one."""
+    return sum(
+        int(tensor.count_nonzero()) for tensor in load_file(checkpoint / REGULARIZERS).values()
+    )
 
 
 def _has_ended(checkpoint: Path) -> bool:
@@ -341,5 +379,6 @@ def _arguments(
         logging_steps=max(1, steps // 100),
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
-        report_to=[],
+        report_to=[],  # trackers come as callbacks
+        run_name=f"{folder.parent.name.removesuffix('.partial')}-{folder.name}",
     )

@@ -71,7 +71,7 @@ def bench(
             models[kind] = load(model, kind)
             models[kind].float()  # as the sparse one, whatever is on disk
             loading[kind] = time.perf_counter() - started
-        inputs = _inputs(models["dense"], batch, length, decode)
+        inputs = inputs_of(models["dense"], batch, length, decode)
         with torch.inference_mode():
             try:
                 steps = {kind: _step(models[kind], inputs, decode) for kind in models}
@@ -181,7 +181,12 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _inputs(model: Any, batch: int, length: int, decode: int) -> dict[str, Tensor]:
+def inputs_of(model: Any, batch: int, length: int, decode: int = 0) -> dict[str, Tensor]:
+    """Random tokens that a model reads, none of them padding.
+
+    Raises:
+        UsageError: it takes fewer, or reads other things than tokens.
+    """
     config = model.config
     longest = getattr(config, "max_position_embeddings", None) or 0
     if 0 < longest < length + decode:
