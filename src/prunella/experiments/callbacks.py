@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from rich.console import Console
 from torch import nn
 from transformers import (
@@ -72,6 +73,8 @@ class Stop(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        # One process may hear of it a step before another, and all of them write the checkpoint.
+        self.asked = any(gather_object([self.asked]))
         if self.asked:
             control.should_save = True
 

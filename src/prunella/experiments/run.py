@@ -8,6 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from safetensors import SafetensorError
 
@@ -40,6 +43,9 @@ DATA = "data.json"
 def run(config: RunConfig, console: Console) -> tuple[Path, dict[str, Any]]:
     """Carry out one run; return the folder that holds its result, and the result.
 
+    Processes that torchrun or ``accelerate launch`` started train it together, each on its part of
+    every batch; the first does the rest, and it alone has a result to return.
+
     The folder appears at the end, whole: a Transformers checkpoint, ``result.json``,
     ``prunella.yaml`` (the settings), ``predictions.jsonl`` (dev, row by row; the dense twin's
     too, where one was run) and ``trace.json`` (how the training went, where the weights are).
@@ -53,11 +59,20 @@ def run(config: RunConfig, console: Console) -> tuple[Path, dict[str, Any]]:
         KeyboardInterrupt: as asked, after the step and its checkpoint.
     """
     config.check()
+    processes = PartialState(cpu=not torch.accelerator.is_available())
+    if config.batch_size % processes.num_processes:
+        raise UsageError(
+            f"batch_size={config.batch_size} cannot be shared evenly by {processes.num_processes} "
+            "processes; give a multiple of their number"
+        )
+    if not processes.is_main_process:
+        return _follow(config), {}
     if config.form == "sparse":
         engine.variant()  # refuses, or tells, now rather than after the training
     output = find(config) if config.resume else place(config)
     if config.resume and not partial(output).exists() and (output / RESULT).is_file():
         console.print("this run is finished already")
+        broadcast_object_list([output, False])
         return output, read_json(output / RESULT)
     if config.resume and not partial(output).exists():
         console.print("there is nothing to resume; beginning")
@@ -65,6 +80,7 @@ def run(config: RunConfig, console: Console) -> tuple[Path, dict[str, Any]]:
     try:
         with working(config, output) as folder:
             _check_data(study, folder)
+            broadcast_object_list([output, True])
             result = _carry_out(study, folder, output)
     except (OSError, SafetensorError) as error:
         unsaved = Unsaved(f"the run in {partial(output)} broke off: {error}")
@@ -74,6 +90,23 @@ def run(config: RunConfig, console: Console) -> tuple[Path, dict[str, Any]]:
         _note(error, partial(output))
         raise
     return output, result
+
+
+def _follow(config: RunConfig) -> Path:
+    """The part of every process but the first: to train along."""
+    told: list[Any] = [None, None]
+    broadcast_object_list(told)  # once the first has read the data and made the folder
+    output, begins = told
+    if begins:
+        study = Study.of(config, Console(quiet=True))
+        for criterion in _trained(config):
+            study.fit(criterion, partial(output) / criterion)
+    return output
+
+
+def _trained(config: RunConfig) -> list[str]:
+    """What is trained, in order."""
+    return [config.criterion, *["dense"] * config.runs_baseline]
 
 
 def _check_data(study: Study, folder: Path) -> None:
@@ -94,9 +127,8 @@ def _check_data(study: Study, folder: Path) -> None:
 def _carry_out(study: Study, folder: Path, output: Path) -> dict[str, Any]:
     """Whatever is not done yet; every part can be broken off and done again."""
     config = study.config
-    study.fit(config.criterion, folder / config.criterion)
-    if config.runs_baseline:
-        study.fit("dense", folder / "dense")
+    for criterion in _trained(config):
+        study.fit(criterion, folder / criterion)
 
     aside = folder / "result"
     shutil.rmtree(aside, ignore_errors=True)

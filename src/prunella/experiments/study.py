@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import (
@@ -128,6 +129,10 @@ class Study:
             self.console.print(f"resuming {criterion} after step {step}")
         if checkpoint is None or not _has_ended(checkpoint):
             checkpoint = self._train(criterion, folder, checkpoint)
+        processes = PartialState()
+        processes.wait_for_everyone()  # all of them know where training ended
+        if not processes.is_main_process:
+            return
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         chosen = checkpoint
         if self.config.keep == "best":
@@ -357,7 +362,7 @@ def _arguments(
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=config.batch_size // PartialState().num_processes,
         learning_rate=config.lr,
         # Every level of a ladder is trained to its end, with a learning rate falling to zero.
         lr_scheduler_type="cosine_with_restarts" if restarts else "linear",
