@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +16,13 @@ from rich.table import Table
 
 from prunella.errors import Diverged, Unsaved, UsageError
 from prunella.experiments import build
-from prunella.experiments.config import LISTS, RunConfig, flags
+from prunella.experiments.config import LISTS, RunConfig, flags, parse
 from prunella.prunable import SCOPES
 
 USAGE = """usage: prunella COMMAND [flags]
 
   prune    prune a pretrained model while it is fine-tuned; without flags, a demonstration
+  sweep    carry out the runs of a grid of settings, whatever of them is missing
   info     what a checkpoint holds: sparsity of every matrix, and of three scopes
   bench    how fast a checkpoint runs sparse, beside dense
   export   write a checkpoint in another form: sparse, dense, or ONNX
@@ -29,7 +31,7 @@ prunella COMMAND --help lists its flags."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 (diverged) or 2 (bad input).
+    """Run the command and return its exit status: 0, 1 (diverged, runs failed) or 2 (bad input).
 
     Malformed flags leave through ``SystemExit(2)``, ``--help`` through ``SystemExit(0)``.
     """
@@ -42,14 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"prunella: unknown command {name!r}\n\n{USAGE}", file=sys.stderr)
         return 2
     try:
-        COMMANDS[name](rest)
+        return COMMANDS[name](rest) or 0
     except UsageError as error:
         return _failed(2, error)
     except (Diverged, Unsaved) as error:
         return _failed(1, error)
     except KeyboardInterrupt as error:
         return _failed(130, error, "stopped")
-    return 0
 
 
 def _failed(status: int, error: BaseException, message: str = "") -> int:
@@ -66,13 +67,7 @@ def _config(arguments: Sequence[str]) -> RunConfig:
     known, rest = files.parse_known_args(arguments)
     given = {name for name in LISTS if f"--{name}" in (part.split("=")[0] for part in rest)}
     from_file = [] if known.config is None else flags(known.config, given)
-    return tyro.cli(
-        RunConfig,
-        args=[*from_file, *rest],
-        prog="prunella prune",
-        # A setting left open is one left out; this makes --hold and --baseline plain switches.
-        config=(tyro.conf.DisallowNone, tyro.conf.UseAppendAction),
-    )
+    return parse([*from_file, *rest])
 
 
 def prune(arguments: Sequence[str]) -> None:
@@ -91,6 +86,8 @@ def prune(arguments: Sequence[str]) -> None:
         datasets.disable_progress_bars()
     console = _console()
     folder, result = run(config, console)
+    if not result:  # one of several processes, of which the first tells
+        return
     console.print(_table(result))
     if "max_drop" in result:
         console.print(_curve(result["max_drop"]))
@@ -104,6 +101,51 @@ def prune(arguments: Sequence[str]) -> None:
             "The same on your own data:\n  prunella prune --model HUB_NAME_OR_FOLDER --task "
             "glue/sst2 --data FOLDER --sparsity 0.9 --baseline --output FOLDER"
         )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Carry out the runs of a grid of settings: what is missing is run, what was broken off goes
+    on, what is finished is skipped. A run that fails does not stop the others.
+
+    Args:
+        file: YAML with the settings of all runs (common) and blocks of a grid; docs/sweeps.md
+            has an example.
+        jobs: runs at a time on this machine.
+        ray: run on a Ray cluster instead: auto (the one that was started here), local (a new one
+            of this machine alone) or HOST:PORT.
+        output: folder for the runs, instead of the one in the file.
+        dry_run: say what would be run, and run nothing.
+    """
+
+    file: tyro.conf.Positional[Path]
+    jobs: int | None = None
+    ray: str | None = None
+    output: Path | None = None
+    dry_run: bool = False
+
+
+def sweep(arguments: Sequence[str]) -> int:
+    """Carry out a sweep and return 0 where all its runs are done then, else 1."""
+    asked: Sweep = _parse(Sweep, "sweep", arguments)
+    if asked.jobs is not None and (asked.jobs < 1 or asked.ray is not None):
+        raise UsageError(
+            f"--jobs {asked.jobs} must be a number of runs at a time on this machine, at least 1; "
+            "--ray has its own count, by resources in the file"
+        )
+    from prunella.experiments.sweep import Plan
+
+    plan = Plan.read(asked.file, asked.output)
+    command = shlex.join(["prunella", "sweep", *arguments])
+    from prunella.experiments import ledger, overview, scheduler
+
+    console = _console()
+    if asked.dry_run:
+        found = ledger.Ledger.read(plan, None, command)
+        console.print(overview.table_of(found))
+        console.print(f"{plan.output}: {overview.summary(found)}")
+        return 0
+    return scheduler.sweep(plan, console, command, asked.jobs or 1, asked.ray)
 
 
 @dataclass(frozen=True)
@@ -209,8 +251,9 @@ def export(arguments: Sequence[str]) -> None:
     _console().print(f"{asked.target}: {after / 1e6:.1f} MB of weights, from {before / 1e6:.1f} MB")
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "prune": prune,
+    "sweep": sweep,
     "info": info,
     "bench": bench,
     "export": export,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
 import yaml
 
 from prunella.errors import UsageError, unknown
@@ -29,6 +32,22 @@ TERMS: dict[str, tuple[str, ...]] = {
     "virtual-teacher": ("virtual_teacher",),
 }
 LISTS = ("regularize", "levels", "prune", "report_to")
+# Settings that belong to pruning.
+PRUNING = (
+    "sparsity",
+    "schedule",
+    "begin",
+    "end",
+    "every",
+    "after",
+    "scope",
+    "pattern",
+    "hold",
+    "score_lr",
+    "target",
+    "baseline",
+)
+LEARNED = ("movement", "soft-movement", "l0")  # criteria that score_lr is for
 ASIDE = ("report_to", "output", "overwrite", "resume")  # without effect on what is computed
 
 _POSITIVE = (
@@ -470,6 +489,26 @@ class RunConfig:
         """Whether dev is looked at before the end."""
         return self.select_on == "dev" or self.snapshot == "best-dev"
 
+    def idle(self) -> set[str]:
+        """Settings that have no effect on this run, for they belong to what it does without."""
+        names = {n for term, own in TERMS.items() if term not in self.regularize for n in own}
+        if self.criterion == "dense":
+            names |= {*PRUNING}
+        if self.criterion not in LEARNED:
+            names.add("score_lr")
+        if not {"self", "distill"} & {*self.regularize}:
+            names.add("temperature")
+        if not self.regularize:
+            names.add("score_gradient")
+        if self.max_steps is not None:
+            names.add("epochs")
+        return names
+
+    def effective(self) -> RunConfig:
+        """The same run, its idle settings at their defaults."""
+        default = RunConfig()
+        return replace(self, **{name: getattr(default, name) for name in self.idle()})
+
     def settings(self) -> dict[str, Any]:
         """The settings as JSON has them, as of a run in one go."""
         settings = asdict(replace(self, resume=False, overwrite=False))
@@ -486,6 +525,31 @@ class RunConfig:
     def to_yaml(self) -> str:
         """The settings as ``--config`` reads them."""
         return yaml.safe_dump(self.settings(), sort_keys=False)
+
+
+def parse(arguments: Sequence[str], prog: str = "prunella prune") -> RunConfig:
+    """Settings from flags. Malformed ones leave through ``SystemExit(2)``."""
+    # A setting left open is one left out; this makes --hold and --baseline plain switches.
+    options = (tyro.conf.DisallowNone, tyro.conf.UseAppendAction)
+    return tyro.cli(RunConfig, args=arguments, prog=prog, config=options)
+
+
+def typed(name: str, value: Any) -> Any:
+    """The value of one setting from its text in YAML, or from texts where it is a list.
+
+    Raises:
+        UsageError: it is no such value.
+    """
+    parts = value if name in LISTS and isinstance(value, list) else [value]
+    given = [_flag(name, part) for part in parts if part not in _NOTHING]
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            return getattr(parse(given), name)
+    except SystemExit:
+        kind = str(RunConfig.__dataclass_fields__[name].type)
+        for wrapping in ("Literal[", "tuple[", ", ...", "]", " | None"):
+            kind = kind.replace(wrapping, "")
+        raise UsageError(f"{name} is {value!r}, but it takes {kind}") from None
 
 
 def flags(path: Path, without: Collection[str] = ()) -> list[str]:
