@@ -126,6 +126,13 @@ def test_dense_runs_have_losses_and_weights(bert: Path, sst2: Path, tmp_path: Pa
     assert result["flops"]["dense"] == result["flops"]["sparse"] and result["held"]["snapshot"] == 0
 
 
+def test_a_learning_rate_that_stays(bert: Path, sst2: Path, tmp_path: Path) -> None:
+    flags = "--lr-schedule constant --warmup 0.25 --lr 1e-4"
+    assert _run(bert, sst2, tmp_path / "run", *flags.split()) == 0
+    rates = [entry["lr"] for entry in _trace(tmp_path / "run")["log"]]
+    assert rates == pytest.approx([1e-4 * min(step / 6, 1) for step in range(STEPS)])
+
+
 def test_matrix_by_matrix_there_is_no_one_threshold(bert: Path, sst2: Path, tmp_path: Path) -> None:
     assert _run(bert, sst2, tmp_path / "run", "--scope", "matrix") == 0
     assert [e["threshold"] for e in _trace(tmp_path / "run")["selections"]] == [None] * 4

@@ -279,7 +279,10 @@ class RunConfig:
     """Highest learning rate of AdamW; 3e-5 is usual for models of BERT-base's size."""
 
     warmup: float = 0.1
-    """Fraction of the run over which the learning rate rises; it then falls linearly to zero."""
+    """Fraction of the run over which the learning rate rises."""
+
+    lr_schedule: Literal["linear", "constant"] = "linear"
+    """What the learning rate does after the warm-up: fall linearly to zero, or stay."""
 
     weight_decay: float = 0.0
     """AdamW's decay."""
@@ -446,7 +449,8 @@ class RunConfig:
         if not 0 <= self.max_drop < math.inf:
             raise UsageError(f"max_drop={self.max_drop} must be a number from 0 on; 0.01 is usual")
         default = RunConfig()
-        names = ("keep", "patience", "sparsity", "schedule", "end", "after", "warmup")
+        fixed = ("keep", "patience", "sparsity", "schedule", "end", "after")
+        names = (*fixed, "warmup", "lr_schedule")
         odd = [name for name in names if getattr(self, name) != getattr(default, name)]
         odd += ["no-baseline"] * (self.baseline is False)
         if self.criterion == "dense" or not self.target or odd:

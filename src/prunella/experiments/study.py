@@ -51,6 +51,7 @@ MODEL = "model"  # in a folder of a training that has ended
 LEVELS = "levels"
 TRAINING = "training.json"
 SPEED_SECONDS = 5.0
+_LR = {"linear": "linear", "constant": "constant_with_warmup"}  # as Transformers calls them
 
 
 @dataclass(frozen=True)
@@ -365,7 +366,7 @@ def _arguments(
         per_device_train_batch_size=config.batch_size // PartialState().num_processes,
         learning_rate=config.lr,
         # Every level of a ladder is trained to its end, with a learning rate falling to zero.
-        lr_scheduler_type="cosine_with_restarts" if restarts else "linear",
+        lr_scheduler_type="cosine_with_restarts" if restarts else _LR[config.lr_schedule],
         lr_scheduler_kwargs=restarts,
         warmup_steps=warmup,
         weight_decay=config.weight_decay,
