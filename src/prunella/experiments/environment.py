@@ -24,7 +24,7 @@ def environment() -> dict[str, Any]:
         # Its own version also where it runs from a checkout that was never installed.
         "packages": {"prunella": prunella.__version__}
         | {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
+        "commit": commit(),
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -41,7 +41,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout this code is in, with a plus sign if it was changed since."""
     here = Path(prunella.__file__).parent
     try:

@@ -80,11 +80,13 @@ class Tracer(TrainerCallback):
     ) -> None:
         pruner = self._pruner
         shapes = {name: prunable.parameter.shape for name, prunable in pruner.prunable.items()}
-        self._sample, self._log = Sample.of(shapes), state.log_history
+        self._sample = Sample.of(shapes)
+        self._log: list[Any] = state.log_history
         if _entry(self._log) is None:
             weights = {name: prunable.parameter for name, prunable in pruner.prunable.items()}
             before = _packed(self._sample.values(weights)[:POINTS], np.float16)
-            self._log.append({"step": 0, SAMPLE: {"before": before, "score": None}})
+            entry: dict[str, Any] = {"step": 0, SAMPLE: {"before": before, "score": None}}
+            self._log.append(entry)
         pruner.on_selection = self._note
 
     @property
