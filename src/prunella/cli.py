@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -23,6 +23,7 @@ USAGE = """usage: prunella COMMAND [flags]
 
   prune    prune a pretrained model while it is fine-tuned; without flags, a demonstration
   sweep    carry out the runs of a grid of settings, whatever of them is missing
+  report   a page of charts, tests and tables from the folders of runs
   info     what a checkpoint holds: sparsity of every matrix, and of three scopes
   bench    how fast a checkpoint runs sparse, beside dense
   export   write a checkpoint in another form: sparse, dense, or ONNX
@@ -65,7 +66,8 @@ def _config(arguments: Sequence[str]) -> RunConfig:
     files = argparse.ArgumentParser("prunella prune", add_help=False, allow_abbrev=False)
     files.add_argument("--config", type=Path)
     known, rest = files.parse_known_args(arguments)
-    given = {name for name in LISTS if f"--{name}" in (part.split("=")[0] for part in rest)}
+    spelled = {part.split("=")[0].removeprefix("--").replace("-", "_") for part in rest}
+    given = spelled & {*LISTS}
     from_file = [] if known.config is None else flags(known.config, given)
     return parse([*from_file, *rest])
 
@@ -146,6 +148,40 @@ def sweep(arguments: Sequence[str]) -> int:
         console.print(f"{plan.output}: {overview.summary(found)}")
         return 0
     return scheduler.sweep(plan, console, command, asked.jobs or 1, asked.ray)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What runs say together: a page of charts, tests and tables, and the same tables as Markdown
+    and CSV beside it.
+
+    Args:
+        runs: folders of runs, or folders that hold such at any depth; or result.json files.
+        output: the page, a file that ends in .html.
+        baseline: the method that others are compared with; by default magnitude where it was run.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
+    baseline: str | None = None
+
+
+def report(arguments: Sequence[str]) -> None:
+    """Write a report and print its main table, and what was left out."""
+    asked: Report = _parse(Report, "report", arguments)
+    if not asked.runs:
+        raise UsageError("no runs are named; name the folders of runs, or folders that hold such")
+    from prunella.report import files, summary
+    from prunella.report.evidence import Evidence
+
+    files.place(asked.output)
+    evidence = Evidence.read(asked.runs, asked.baseline)
+    written = files.write_report(evidence, asked.output)
+    console = _console()
+    console.print(summary.table(evidence))
+    for line in summary.lines(evidence):
+        console.print(line, markup=False)
+    console.print(f"Report: {', '.join(map(str, written))}", markup=False)
 
 
 @dataclass(frozen=True)
@@ -254,6 +290,7 @@ def export(arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "prune": prune,
     "sweep": sweep,
+    "report": report,
     "info": info,
     "bench": bench,
     "export": export,

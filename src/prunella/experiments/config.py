@@ -551,7 +551,7 @@ def typed(name: str, value: Any) -> Any:
             return getattr(parse(given), name)
     except SystemExit:
         kind = str(RunConfig.__dataclass_fields__[name].type)
-        for wrapping in ("Literal[", "tuple[", ", ...", "]", " | None"):
+        for wrapping in ("Literal[", "tuple[", ", ...", "]", "'", " | None"):
             kind = kind.replace(wrapping, "")
         raise UsageError(f"{name} is {value!r}, but it takes {kind}") from None
 

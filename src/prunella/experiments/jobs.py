@@ -1,87 +1,42 @@
-"""A run as a process of its own, and where such processes run: here, so many at a time."""
+"""Where the processes of a sweep run: here, so many at a time."""
 
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from prunella.errors import UsageError
-from prunella.experiments import launch
 from prunella.experiments.folder import LOCK, partial
-from prunella.experiments.ledger import Ledger, now
+from prunella.experiments.ledger import Ledger
+from prunella.experiments.process import POLL, Job, ask
 from prunella.experiments.sweep import Planned, Resources
 
 COMMAND = ("-m", "prunella", "prune")  # what Python is to run
-POLL = 0.2  # seconds between two looks at what runs
+TOGETHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")  # a GPU each
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One process to be: what a machine has to know of a run.
-
-    Args:
-        arguments: of Python.
-        log: the file for all it says.
-        lock: the file that its run holds while it works.
-        home: the folder to start it in.
-        begins: whether it starts from nothing.
-        commit: of the code, for the log.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    log: Path
-    lock: Path
-    home: Path
-    begins: bool
-    commit: str
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, run: Planned, ledger: Ledger, anew: bool) -> Job:
-        """The process for a run that is to begin, to go on, or to be replaced."""
-        folder = ledger.folder(run.name).resolve()
-        cpus = str(ledger.plan.resources.cpus)
-        return cls(
-            run.name,
-            (
-                *COMMAND,
-                "--config",
-                str(ledger.file(run.name, "yaml").resolve()),
-                "--overwrite" if anew else "--resume",
-            ),
-            ledger.file(run.name, "log").resolve(),
-            partial(folder) / LOCK,
-            Path.cwd(),
-            anew or not partial(folder).exists(),
-            ledger.commit or "unknown",
-            dict.fromkeys(THREADS, cpus) | {"PYTHONUNBUFFERED": "1"},
-        )
-
-    def start(self, **environment: str) -> subprocess.Popen[bytes]:
-        """Start it, in a group of its own: Ctrl-C is for whoever started it to pass on."""
-        doing = "begins" if self.begins else "goes on"
-        launcher = (sys.executable, "-I", "-S", launch.__file__)
-        with self.log.open("a", encoding="utf-8") as log:
-            log.write(f"### {now()}, {doing} on {socket.gethostname()}, commit {self.commit}\n")
-            log.flush()
-            return subprocess.Popen(
-                [*launcher, str(os.getpid()), str(self.lock), sys.executable, *self.arguments],
-                cwd=self.home,
-                env=os.environ | self.environment | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-            )
+def job_of(run: Planned, ledger: Ledger, anew: bool) -> Job:
+    """The process for a run that is to begin, to go on, or to be replaced."""
+    file = str(ledger.file(run.name, "yaml").resolve())
+    processes = max(1, int(ledger.plan.resources.gpus))
+    command = (*TOGETHER, str(processes), *COMMAND) if processes > 1 else COMMAND
+    threads = str(max(1, ledger.plan.resources.cpus // processes))
+    return Job(
+        run.name,
+        (*command, "--config", file, "--overwrite" if anew else "--resume"),
+        ledger.file(run.name, "log").resolve(),
+        partial(ledger.folder(run.name).resolve()) / LOCK,
+        Path.cwd(),
+        anew,
+        ledger.commit or "unknown",
+        dict.fromkeys(THREADS, threads) | {"PYTHONUNBUFFERED": "1"},
+    )
 
 
 @dataclass(frozen=True)
@@ -185,14 +140,6 @@ class Local:
         for process, _ in self.running.values():
             process.wait()
         self.running.clear()
-
-
-def ask(process: subprocess.Popen[bytes], times: int) -> None:
-    """Ask a process to end: after a checkpoint, at once, or not at all."""
-    if times < 3:
-        process.terminate()
-    else:
-        process.kill()
 
 
 def devices() -> list[str]:

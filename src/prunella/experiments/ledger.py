@@ -6,13 +6,13 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import socket
-import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from prunella.experiments.folder import (
     write,
     write_json,
 )
+from prunella.experiments.process import now
 from prunella.experiments.sweep import Plan, Planned
 
 SCHEMA = 1
@@ -48,7 +49,7 @@ class Standing:
         commit: the code its result was made by.
         commits: the code its parts were made by, where that changed in mid-run.
         seconds: of training and measuring, a twin's included.
-        score: the headline metric on dev.
+        score: the headline metric on the holdout, with its name.
     """
 
     status: Status
@@ -72,7 +73,7 @@ class Ledger:
     commit: str | None
     command: str
     standings: dict[str, Standing] = field(default_factory=dict)
-    started: str = field(default_factory=lambda: now())
+    started: str = field(default_factory=now)
 
     @classmethod
     def read(cls, plan: Plan, commit: str | None, command: str) -> Ledger:
@@ -141,14 +142,13 @@ class Ledger:
         done = [each for each in self.standings.values() if each.status == "done"]
         others = Counter(each.commit for each in done if each.commit != self.commit)
         mixed = sum(bool(each.commits) for each in done)
-        lines = [f"{count} by {_code(commit)}" for commit, count in others.most_common()]
-        if mixed:
-            lines.append(f"{mixed} by one commit begun and by another ended")
-        if not lines:
+        told = [f"{count} by {_code(commit)}" for commit, count in others.most_common()]
+        told += [f"{mixed} begun by one commit and ended by another"] if mixed else []
+        if not told:
             return ""
         return (
-            f"not by the present code ({_code(self.commit)}) but by other: of {len(done)} finished "
-            f"runs {', '.join(lines)}"
+            f"of {len(done)} finished runs, not all are by the present code "
+            f"({_code(self.commit)}): {', '.join(told)}"
         )
 
     def strangers(self) -> list[str]:
@@ -175,9 +175,7 @@ class Ledger:
             stopped: whether it was asked to end.
         """
         found = self._look(run)
-        if stopped and status and found.status != "foreign":
-            found = replace(found, status="broken off") if found.status != "done" else found
-        elif status or found.status != "done":
+        if not (stopped and status) and (status or found.status != "done"):
             reason = error or self._reason(run.name, status)
             found = Standing("failed", reason)
             self._keep_error(run.name, status, reason)
@@ -192,11 +190,12 @@ class Ledger:
     def _reason(self, name: str, status: int) -> str:
         if status < 0:
             return f"ended by {_signal(-status)}"
-        path = self.file(name, "log")
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = [line.strip() for line in lines if line.strip() and not HEADING.match(line)]
-        last = said[-1] if said else "it said nothing"
-        return last.removeprefix("prunella: ") if status else f"ended without a result: {last}"
+        text = self.file(name, "log").read_text(encoding="utf-8", errors="replace")
+        said = [line.strip() for line in HEADING.split(text)[-1].splitlines() if line.strip()]
+        # The last of them may be a launcher's, of several processes.
+        ours = [line for line in said if line.startswith("prunella: ")]
+        last = (ours or said or ["it said nothing"])[-1].removeprefix("prunella: ")
+        return last if status else f"ended without a result: {last}"
 
     def _keep_error(self, name: str, status: int, reason: str) -> None:
         about = {
@@ -265,12 +264,11 @@ def _is_foreign(run: Planned, place: Path, mark: str, key: str | None) -> str:
 
 
 def _score(result: dict[str, Any]) -> str:
-    """The headline metric on dev, or on the first split that is not the holdout."""
+    """The headline metric on the holdout: dev is for the report."""
     try:
         metric = result["task"]["metric"]
-        split = next(name for name in result["metrics"] if name != "holdout")
-        return f"{metric} {result['metrics'][split][metric]:.4f}"
-    except (KeyError, StopIteration, TypeError):  # as where no model was good enough
+        return f"holdout {metric} {result['metrics']['holdout'][metric]:.4f}"
+    except (KeyError, TypeError):  # as where no model was good enough
         return ""
 
 
@@ -282,14 +280,8 @@ def _code(commit: str | None) -> str:
 
 
 def _signal(number: int) -> str:
-    import signal
-
     name = signal.Signals(number).name
     return name + ", as when memory runs out" * (name == "SIGKILL")
-
-
-def now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def is_held(folder: Path) -> bool:
@@ -338,5 +330,6 @@ def claimed(output: Path) -> Iterator[str]:
         file.truncate(0)
         file.write(claim)
         file.flush()
+        os.fsync(file.fileno())  # for other machines to see
         yield claim
         file.truncate(0)

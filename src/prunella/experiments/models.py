@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -25,7 +25,7 @@ from prunella.prunable import embedding_names, find_prunable
 from prunella.runtime import masks_from
 from prunella.runtime.checkpoint import from_pretrained
 from prunella.tasks import Reader, Task
-from prunella.tasks.base import is_decoder
+from prunella.tasks.base import is_decoder, positions
 
 
 def locate(name: str) -> str:
@@ -129,23 +129,10 @@ def freeze(model: PreTrainedModel, config: RunConfig) -> None:
 
 def limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that a model reads at most."""
-    positions = _positions(model)
-    if positions is None:
+    found = positions(model)
+    if found is None:
         return int(tokenizer.model_max_length)
-    return int(min(tokenizer.model_max_length, positions))
-
-
-def _positions(model: PreTrainedModel) -> int | None:
-    """Tokens that a model has positions for; None where these are relative and have no end."""
-    positions: int | None = getattr(model.config, "max_position_embeddings", None)
-    if positions is None or positions < 1:
-        return None
-    for module in model.modules():
-        # RoBERTa's kin count positions from the one of padding on.
-        if isinstance(module, nn.Embedding) and module.num_embeddings == positions:
-            first = 0 if module.padding_idx is None else module.padding_idx + 1
-            return positions - first
-    return positions
+    return int(min(tokenizer.model_max_length, found))
 
 
 def reader(
@@ -163,7 +150,7 @@ def reader(
             f"max_length={length} leaves no room for text beside {special} special tokens; give a "
             "higher --max-length"
         )
-    return Reader(tokenizer, length, config.truncate, is_decoder(model.config), _positions(model))
+    return Reader(tokenizer, length, config.truncate, is_decoder(model.config), positions(model))
 
 
 def load_teacher(

@@ -38,6 +38,7 @@ class Overview:
     started: dict[str, float] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
     took: list[float] = field(default_factory=list)
+    most: int = 1
     recent: deque[str] = field(default_factory=lambda: deque(maxlen=5))
 
     def __enter__(self) -> Overview:
@@ -63,12 +64,15 @@ class Overview:
         again = run.name in self.started
         self.started[run.name] = time.monotonic()
         self.places[run.name] = where
+        self.most = max(self.most, len(self.started))
         word = "again" if again else "begun"
         self._tell(word, run.name, f"on {where}" if where else "")
 
     def ended(self, run: Planned, standing: Standing) -> None:
         then = self.started.pop(run.name, None)
         self.left.discard(run.name)
+        if standing.status == "left":  # the sweep is stopped before its turn
+            return
         told = standing.reason
         if standing.status == "done":
             if then is not None:
@@ -109,7 +113,8 @@ class Overview:
         known = self.took or earlier
         now = time.monotonic()
         waiting = len(self.left) - len(self.started)
-        return time_left(known, waiting, [now - then for then in self.started.values()])
+        elapsed = [now - then for then in self.started.values()]
+        return time_left(known, waiting, elapsed, self.most)
 
     def _counts(self) -> RenderableType:
         total, done = len(self.ledger.standings), self.ledger.count("done")
@@ -145,19 +150,22 @@ class Overview:
         return "/".join(found[-1]) if found else ""
 
 
-def time_left(known: Collection[float], waiting: int, elapsed: list[float]) -> float | None:
+def time_left(
+    known: Collection[float], waiting: int, elapsed: list[float], together: int
+) -> float | None:
     """Seconds until so many runs are done, and those that have run so long.
 
     Args:
         known: seconds of runs that are done.
         waiting: runs that are not begun.
         elapsed: seconds of those that run.
+        together: how many run at a time.
     """
     if not known or not (waiting or elapsed):
         return None
     usual = median(known)
     ahead = usual * waiting + sum(max(0.0, usual - each) for each in elapsed)
-    return ahead / max(1, len(elapsed))
+    return ahead / min(together, waiting + len(elapsed))
 
 
 def duration(seconds: float) -> str:
@@ -185,7 +193,8 @@ def summary(ledger: Ledger) -> str:
         "done", "running", "broken off", "left", "failed", "blocked", "foreign"
     )  # fmt: skip
     counts = [f"{ledger.count(status)} {status}" for status in order if ledger.count(status)]
-    return f"{len(ledger.standings)} runs: {', '.join(counts)}"
+    total = len(ledger.standings)
+    return f"{total} run{'s' * (total != 1)}: {', '.join(counts)}"
 
 
 def announce(ledger: Ledger, console: Console) -> None:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from prunella.errors import Unsaved
-from prunella.experiments.environment import environment
-from prunella.experiments.jobs import Begun, Ended, Executor, Job, Local, devices
+from prunella.experiments.environment import commit
+from prunella.experiments.jobs import Begun, Ended, Executor, Local, devices, job_of
 from prunella.experiments.ledger import Ledger, Standing, claimed
 from prunella.experiments.overview import Overview, announce, conclude, summary
 from prunella.experiments.sweep import Plan, Planned
@@ -100,7 +100,7 @@ class Scheduler:
                 self.left.remove(run)
                 self.submitted.add(run.name)
                 self.ledger.begin(run)
-                self.executor.submit(Job.of(run, self.ledger, run.name in self.anew))
+                self.executor.submit(job_of(run, self.ledger, run.name in self.anew))
 
     def _is_ready(self, teacher: str) -> bool:
         waits = teacher in self.submitted or self.runs[teacher] in self.left
@@ -143,8 +143,8 @@ def sweep(plan: Plan, console: Console, command: str, jobs: int = 1, ray: str | 
         KeyboardInterrupt: as asked, all processes having ended.
     """
     asked = Asked()
-    with claimed(plan.output) as claim, asked.listening():
-        ledger = Ledger.read(plan, environment()["commit"], command)
+    with claimed(plan.output) as claim:
+        ledger = Ledger.read(plan, commit(), command)
         announce(ledger, console)
         try:
             ledger.thin()
@@ -190,5 +190,5 @@ def _carry_out(ledger: Ledger, executor: Executor, asked: Asked, console: Consol
     overview = Overview(ledger, console)
     scheduler = Scheduler(ledger, executor, overview)
     overview.left = {run.name for run in scheduler.left}
-    with overview:
+    with overview, asked.listening():
         scheduler.run(asked)

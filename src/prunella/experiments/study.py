@@ -50,7 +50,7 @@ from prunella.tasks import Record, Task
 MODEL = "model"  # in a folder of a training that has ended
 LEVELS = "levels"
 TRAINING = "training.json"
-SPEED_SECONDS = 5.0
+SPEED_SECONDS, SPEED_ROUNDS = 5.0, 20
 _LR = {"linear": "linear", "constant": "constant_with_warmup"}  # as Transformers calls them
 
 
@@ -294,7 +294,9 @@ class Study:
         if engine.variant() is None:
             return None
         try:
-            measured = bench.bench(saved, length=self._longest, seconds=SPEED_SECONDS)
+            measured = bench.bench(
+                saved, length=self._longest, seconds=SPEED_SECONDS, rounds=SPEED_ROUNDS
+            )
         except UsageError as error:
             self.console.print(f"the speed was not measured: {error}")
             return None

@@ -76,7 +76,7 @@ class Resources:
 
     Args:
         cpus: threads.
-        gpus: how many; a fraction where several runs share one.
+        gpus: how many, with a process for each; a fraction where several runs share one.
     """
 
     cpus: int = 1
@@ -313,10 +313,10 @@ def _name(config: RunConfig, teacher: str | None) -> str:
         for name in sorted(named, key=lambda name: name in _LAST)
         if getattr(config, name) != TEACHER
     ]
-    told = re.sub(r"[^A-Za-z0-9.+_-]+", "-", "-".join(filter(None, parts)))
+    told = re.sub(r"[^A-Za-z0-9.+_]+", "-", "-".join(parts))
     exact = json.dumps(_telling(config, teacher), sort_keys=True)
     digest = hashlib.sha256(exact.encode()).hexdigest()[:8]
-    return f"{told[:LONGEST].strip('-')}-seed{config.seed}-{digest}"
+    return f"{told[:LONGEST].rstrip('-')}-seed{config.seed}-{digest}"
 
 
 def _telling(config: RunConfig, teacher: str | None) -> dict[str, Any]:
