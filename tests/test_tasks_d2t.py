@@ -11,8 +11,7 @@ import datasets
 import pytest
 from datasets import Dataset, DatasetDict
 
-from prunella.tasks import Splits, TaskError
-from prunella.tasks import d2t as module
+from prunella.tasks import Splits, TaskError, sources
 from prunella.tasks.d2t import D2T, detokenized
 
 ROOT = Path(__file__).parents[1]
@@ -220,10 +219,10 @@ def test_dart_files_that_are_wrong(tmp_path: Path, train: Any, message: str) -> 
 def test_folders_that_are_wrong(tmp_path: Path, name: str) -> None:
     with pytest.raises(TaskError, match=rf"{name}: there is no folder .*absent; give by --data"):
         TASKS[name].load(tmp_path / "absent")
-    with pytest.raises(TaskError, match=rf"{name}: .* needs .*; found was nothing"):
+    with pytest.raises(TaskError, match=rf"{name}: .* does not hold .*; found was nothing"):
         TASKS[name].load(tmp_path)
     (tmp_path / "train.jsonl").write_text("{}")
-    with pytest.raises(TaskError, match=r"needs .*; found was train\.jsonl"):
+    with pytest.raises(TaskError, match=r"does not hold .*; found was train\.jsonl"):
         TASKS[name].load(tmp_path)
 
 
@@ -259,7 +258,7 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         assert data_files["validation"] == f"{configuration}/validation/*.parquet"
         return DatasetDict(train=Dataset.from_list(train), validation=Dataset.from_list(dev))
 
-    monkeypatch.setattr(module, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources, "load_dataset", load_dataset)
     splits = TASKS[name].load(None)
     if name == "d2t/e2e":
         assert rows(splits.train) == {SOURCE: ["A pub."]}
@@ -272,7 +271,7 @@ def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*_: Any, **__: Any) -> None:
         raise datasets.exceptions.DatasetNotFoundError("offline")
 
-    monkeypatch.setattr(module, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources, "load_dataset", load_dataset)
     with pytest.raises(TaskError, match=r"d2t/dart: cannot read GEM/dart .*offline.*; download"):
         TASKS["d2t/dart"].load(None)
 

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoTokenizer
 
 from prunella.experiments.models import locate
-from prunella.tasks import TASKS, Reader, Task, TaskError, cut_holdout, get, glue
+from prunella.tasks import TASKS, Reader, Task, TaskError, cut_holdout, get, sources
 
 ROOT = Path(__file__).parents[1]
 GLUE_DATA = Path(os.environ.get("PRUNELLA_DATA", ROOT.parent / "shared" / "data")) / "glue"
@@ -181,13 +181,15 @@ def test_bad_files(tmp_path: Path, name: str, lines: list[str] | bytes, message:
 def test_missing_folder_and_files(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"no folder .*absent; give by --data DIR"):
         get("glue/rte").load(tmp_path / "absent")
-    with pytest.raises(TaskError, match=r"no train\.tsv and no dev\.tsv; .* found was nothing"):
+    with pytest.raises(
+        TaskError, match=r"does not hold train\.tsv and dev\.tsv; found was nothing"
+    ):
         get("glue/rte").load(tmp_path)
     write(tmp_path, "mnli", ["x"], files=("train.tsv", "dev.tsv"))
     with pytest.raises(
         TaskError,
-        match=r"has no dev_matched\.tsv and no dev_mismatched\.tsv; needed are train\.tsv, "
-        r"dev_matched\.tsv, dev_mismatched\.tsv, found was dev\.tsv, train\.tsv",
+        match=r"does not hold train\.tsv and dev_matched\.tsv and dev_mismatched\.tsv; found was "
+        r"dev\.tsv, train\.tsv\.",
     ):
         get("glue/mnli").load(tmp_path)
 
@@ -227,7 +229,7 @@ def test_the_hub_set_is_brought_to_the_same_columns(
         assert (path, config) == ("nyu-mll/glue", name)
         return hub
 
-    monkeypatch.setattr(glue, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources, "load_dataset", load_dataset)
     splits = get(f"glue/{name}").load(None)
     expected = {"text": [f"a {texts[0]}"]} | (
         {"pair": [f"a {texts[1]}"]} if len(texts) == 2 else {}
@@ -242,7 +244,7 @@ def test_an_unreachable_hub_names_the_remedy(monkeypatch: pytest.MonkeyPatch) ->
     def load_dataset(path: str, config: str) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(glue, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources, "load_dataset", load_dataset)
     with pytest.raises(TaskError, match=r"cannot read nyu-mll/glue .*no route.* --data DIR"):
         get("glue/rte").load(None)
 

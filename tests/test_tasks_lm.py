@@ -36,7 +36,7 @@ from transformers.models.auto.modeling_auto import (
 
 from prunella.errors import Diverged
 from prunella.experiments.models import locate
-from prunella.tasks import Reader, TaskError
+from prunella.tasks import Reader, TaskError, sources
 from prunella.tasks import lm as module
 from prunella.tasks.lm import IGNORED, Language, language
 
@@ -658,7 +658,7 @@ def test_text_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
             }
         )
 
-    monkeypatch.setattr(module, "load_dataset", loaded)
+    monkeypatch.setattr(sources, "load_dataset", loaded)
     train, dev = parts(None)
     assert asked == [("Salesforce/wikitext", "wikitext-2-raw-v1")]
     assert train == [" = Title = ", " Words of train "]
@@ -669,7 +669,7 @@ def test_the_hub_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*names: str) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(module, "load_dataset", refused)
+    monkeypatch.setattr(sources, "load_dataset", refused)
     with pytest.raises(TaskError, match=r"cannot read Salesforce/wikitext.*no route.*--data"):
         parts(None)
 

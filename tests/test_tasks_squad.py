@@ -27,7 +27,7 @@ from transformers import (
 
 from prunella.errors import Diverged
 from prunella.experiments.models import locate
-from prunella.tasks import Reader, TaskError, squad
+from prunella.tasks import Reader, TaskError, sources, squad
 from prunella.tasks.extraction import Extraction, best_span, words
 from prunella.tasks.squad import SQUAD
 
@@ -548,7 +548,9 @@ def test_a_mark_of_byte_order_is_no_text(tmp_path: Path) -> None:
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"qa/squad: there is no folder .*absent; give by --data"):
         V1.load(tmp_path / "absent")
-    with pytest.raises(TaskError, match=r"no train-v1\.1\.json or train\.json; found was nothing"):
+    with pytest.raises(
+        TaskError, match=r"does not hold train-v1\.1\.json, or train\.json; found was no"
+    ):
         V1.load(tmp_path)
     write(tmp_path, [row("a king", "king")], version="-v1.1")
     with pytest.raises(
@@ -651,7 +653,7 @@ def test_the_hub_sets(monkeypatch: pytest.MonkeyPatch, task: Extraction) -> None
         asked.append(name)
         return {"train": rows, "validation": rows}
 
-    monkeypatch.setattr(squad, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources, "load_dataset", load_dataset)
     splits = task.load(None)
     assert asked == [f"rajpurkar/{task.name.removeprefix('qa/')}"]
     for part in (splits.train, splits.dev["dev"]):
@@ -662,7 +664,7 @@ def test_an_unreachable_hub_names_the_remedy(monkeypatch: pytest.MonkeyPatch) ->
     def load_dataset(name: str) -> None:
         raise ConnectionError("offline")
 
-    monkeypatch.setattr(squad, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources, "load_dataset", load_dataset)
     with pytest.raises(TaskError, match=r"qa/squad_v2: cannot read rajpurkar/squad_v2 .*offline"):
         V2.load(None)
 

@@ -149,6 +149,19 @@ def test_a_stream(tmp_path: Path, suffix: str) -> None:
 
 @unclosed
 @pytest.mark.usefixtures("collected")
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_stream_is_read_as_a_file_is(tmp_path: Path, end: str) -> None:
+    long = "a" * (csv.field_size_limit() + 1)
+    for part in ("train", "dev"):
+        lines = ["x,y", f'"say ""a{end}b""",c', "", f"{long},é", ""]
+        (tmp_path / f"{part}.csv").write_bytes(b"\xef\xbb\xbf" + end.join(lines).encode())
+    splits = make(tmp_path, streaming=True).load(None)
+    read = {row["source"]: row["references"] for row in splits.train}
+    assert read == rows(splits.dev["dev"]) == {f'say "a{end}b"': ["c"], long: ["é"]}
+
+
+@unclosed
+@pytest.mark.usefixtures("collected")
 def test_a_stream_that_is_wrong(tmp_path: Path) -> None:
     write(tmp_path / "dev.jsonl", [("a", "b")])
     path = write(tmp_path / "train.jsonl", [("a", "b"), ("a", "")])

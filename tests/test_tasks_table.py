@@ -271,12 +271,15 @@ def test_two_files_of_one_part(tmp_path: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_bytes(path: Path) -> bytes:
+    paths = [tmp_path / f"a.{suffix}" for suffix in FORMATS]
+    for path in paths:
+        path.touch()
+
+    def opened(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    for suffix in FORMATS:
-        (path := tmp_path / f"a.{suffix}").touch()
+    monkeypatch.setattr(Path, "open", opened)
+    for path in paths:
         with pytest.raises(TaskError, match=r"Permission denied.*; give a file that can"):
             make(path)
 

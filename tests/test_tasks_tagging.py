@@ -24,7 +24,7 @@ from transformers import (
 
 from prunella.errors import Diverged
 from prunella.experiments.models import locate
-from prunella.tasks import Reader, Splits, TaskError, tagging
+from prunella.tasks import Reader, Splits, TaskError, sources
 from prunella.tasks.conll import Misfit, Sentence, iob2, scheme_of
 from prunella.tasks.tagging import IGNORED, NER, Tagging, columns
 
@@ -336,7 +336,7 @@ def test_sets_from_the_hub(task: Tagging, monkeypatch: pytest.MonkeyPatch) -> No
         part = Dataset.from_dict(rows, features=kinds)
         return {"train": part, "validation": part.select([0]), "test": part}
 
-    monkeypatch.setattr(tagging, "load_dataset", load)
+    monkeypatch.setattr(sources, "load_dataset", load)
     splits = task.load(None)
     # WNUT-17 has I- that follows an entity of another type: it begins one.
     assert splits.train.to_dict() == {"words": [["a", "b", "c"], ["d"]], "tags": [[1, 2, 3], [0]]}

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset, IterableDataset
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -216,6 +216,14 @@ class Task(ABC):
         """
 
 
+def class_names(labels: Sequence[str]) -> dict[str, Any]:
+    """Settings of a model's config that name its classes, in the order of their indices."""
+    return {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
 # Models that Transformers lists as causal, besides encoders: they see later tokens, too, or need
 # more than text, or their loss is not that of the next token.
 _NOT_CAUSAL = (
@@ -241,6 +249,20 @@ def is_decoder(config: PreTrainedConfig) -> bool:
         return False
     others = (*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *_NOT_CAUSAL)
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in others
+
+
+def positions(model: PreTrainedModel) -> int | None:
+    """Tokens that a model has positions for; None where these are relative and have no end."""
+    config = model.config.get_text_config(decoder=True)  # itself, unless it is made of several
+    found: int | None = getattr(config, "max_position_embeddings", None)
+    if found is None or found < 1:
+        return None
+    for module in model.modules():
+        # RoBERTa's kin count positions from the one of padding on.
+        if isinstance(module, nn.Embedding) and module.num_embeddings == found:
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            return found - first
+    return found
 
 
 NOT_FINITE = "the model's outputs hold NaN or infinite values; a lower learning rate may help"

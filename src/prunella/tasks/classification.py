@@ -28,7 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from prunella.tasks.base import Columns, Reader, Record, Task, TaskError, finite
+from prunella.tasks.base import Columns, Reader, Record, Task, TaskError, class_names, finite
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,7 @@ class Classification(Task):
         # Said in full, for the checkpoint may be of another task.
         if self.labels is None:
             return {"num_labels": 1, "problem_type": "regression"}
-        return {
-            "problem_type": "single_label_classification",
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": {label: index for index, label in enumerate(self.labels)},
-        }
+        return {"problem_type": "single_label_classification"} | class_names(self.labels)
 
     def features(self, rows: Columns, reader: Reader, *, training: bool) -> Columns:
         texts = (rows["text"], rows["pair"]) if self.pair else (rows["text"],)

@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.generation import Generation, grouped
-from prunella.tasks.reading import READERS, at, decode
+from prunella.tasks.reading import at, decode, rows_of
+from prunella.tasks.sources import PARQUET, from_folder, from_hub
 
 # A source, and the texts that say it.
 Entry = tuple[str, list[str]]
 
-# The hub's own copy, in Parquet, of sets that were published as scripts, which are not run.
-HUB_REVISION = "refs/convert/parquet"
+FILES = "the task's files"
 
 logger = logging.getLogger("prunella")
 
@@ -58,7 +58,11 @@ class _Spec:
 def _load(spec: _Spec, folder: Path | None) -> Splits:
     """Read the training and development parts, from the hub if no folder is given."""
     where = folder or spec.hub[0]
-    train, dev = map(spec.read, _find(spec, folder)) if folder else _from_hub(spec)
+    if folder:
+        files = from_folder(f"d2t/{spec.name}", FILES, folder, spec.layouts)
+        train, dev = map(spec.read, files)
+    else:
+        train, dev = _from_hub(spec)
     tidied = ((source, [spec.tidy(text) for text in texts]) for source, texts in train)
     return Splits(_rows(f"{where} (train)", tidied), {"dev": _rows(f"{where} (dev)", dev)})
 
@@ -67,31 +71,11 @@ def _from_hub(spec: _Spec) -> list[Iterator[Entry]]:
     name, configuration = spec.hub
     splits = ("train", "validation")
     files = {split: f"{configuration}/{split}/*.parquet" for split in splits}
-    try:
-        parts = load_dataset(name, data_files=files, revision=HUB_REVISION)
-    except OSError as error:  # covers "not found" and every way of being offline
-        raise TaskError(
-            f"d2t/{spec.name}: cannot read {name} from the hub ({error}); download the "
-            "task's files and give their folder by --data DIR."
-        ) from error
+    parts = from_hub(f"d2t/{spec.name}", FILES, name, data_files=files, revision=PARQUET)
     return [
         (spec.row(row, f"{name}, {split} row {n}") for n, row in enumerate(parts[split], start=1))
         for split in splits
     ]
-
-
-def _find(spec: _Spec, folder: Path) -> tuple[Path, Path]:
-    if not folder.is_dir():
-        raise TaskError(
-            f"d2t/{spec.name}: there is no folder {folder}; give by --data DIR the one that holds "
-            "the task's files."
-        )
-    for train, dev in spec.layouts:
-        if (folder / train).exists() and (folder / dev).exists():
-            return folder / train, folder / dev
-    needed = ", or ".join(f"{train} and {dev}" for train, dev in spec.layouts)
-    found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-    raise TaskError(f"d2t/{spec.name}: {folder} needs {needed}; found was {found}.")
 
 
 def _rows(where: str, entries: Iterable[Entry]) -> Dataset:
@@ -154,7 +138,7 @@ def _e2e(path: Path) -> Iterator[Entry]:
     names = (
         ("mr", "ref") if path.suffix == ".csv" else ("meaning_representation", "human_reference")
     )
-    for number, (meaning, text) in READERS[path.suffix](path, names):
+    for number, (meaning, text) in rows_of(path, names):
         yield _slots(meaning, at(path, number)), _strings([text], at(path, number))
 
 

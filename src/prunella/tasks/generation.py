@@ -33,7 +33,16 @@ from transformers import (
 
 from prunella.errors import Diverged, unknown
 from prunella.regularizers import IGNORED
-from prunella.tasks.base import NOT_FINITE, Columns, Reader, Record, Task, TaskError, is_decoder
+from prunella.tasks.base import (
+    NOT_FINITE,
+    Columns,
+    Reader,
+    Record,
+    Task,
+    TaskError,
+    is_decoder,
+    positions,
+)
 
 ROW = Features(source=Value("string"), references=List(Value("string")))
 
@@ -248,7 +257,7 @@ class Generation(Task):
         """What the model writes, as text without special tokens and outer blanks."""
         given = 0 if model.config.is_encoder_decoder else batch["input_ids"].shape[1]
         settings = self.decoding.settings()
-        limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        limit = positions(model)
         if limit is not None:
             # Encoder-decoders write after a start token.
             settings["max_new_tokens"] = min(self.decoding.max_new_tokens, limit - (given or 1))

@@ -5,18 +5,20 @@ Understanding" (https://openreview.net/forum?id=rJ4km2R5t7). Label names and the
 of the hub set `nyu-mll/glue`.
 """
 
-import codecs
 import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, Features, Value, load_dataset
+from datasets import ClassLabel, Dataset, Features, Value
 
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.classification import Classification
+from prunella.tasks.reading import lines
+from prunella.tasks.sources import from_folder, from_hub
 
 HUB_SET = "nyu-mll/glue"
+FILES = "the task's TSV files"
 MAX_SCORE = 5.0
 
 logger = logging.getLogger("prunella")
@@ -123,13 +125,7 @@ def _load(spec: _Spec, folder: Path | None) -> Splits:
 
 
 def _from_hub(spec: _Spec) -> Splits:
-    try:
-        parts = load_dataset(HUB_SET, spec.name)
-    except OSError as error:  # covers "not found" and every way of being offline
-        raise TaskError(
-            f"glue/{spec.name}: cannot read {HUB_SET} from the hub ({error}); download the task's "
-            "TSV files and give their folder by --data DIR."
-        ) from error
+    parts = from_hub(f"glue/{spec.name}", FILES, HUB_SET, spec.name)
 
     def pick(split: str) -> Dataset:
         columns = dict(zip(spec.hub, spec.fields, strict=True))
@@ -140,37 +136,26 @@ def _from_hub(spec: _Spec) -> Splits:
 
 
 def _from_folder(spec: _Spec, folder: Path) -> Splits:
-    if not folder.is_dir():
-        raise TaskError(
-            f"glue/{spec.name}: there is no folder {folder}; give by --data DIR the one that holds "
-            "the task's TSV files."
-        )
     needed = ["train.tsv", *(file for _, file, _ in spec.dev)]
-    missing = [file for file in needed if not (folder / file).is_file()]
-    if missing:
-        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise TaskError(
-            f"glue/{spec.name}: {folder} has no {' and no '.join(missing)}; needed are "
-            f"{', '.join(needed)}, found was {found}."
-        )
+    train, *dev = from_folder(f"glue/{spec.name}", FILES, folder, [needed])
+    names = [key for key, _, _ in spec.dev]
     return Splits(
-        _read(spec, folder / "train.tsv"),
-        {key: _read(spec, folder / file) for key, file, _ in spec.dev},
+        _read(spec, train), {key: _read(spec, file) for key, file in zip(names, dev, strict=True)}
     )
 
 
 def _read(spec: _Spec, path: Path) -> Dataset:
     """Read one labelled TSV file.
 
-    Not by `csv` or `str.splitlines`: quotes are plain characters in these files, and a sentence may
-    hold characters that Unicode counts as line ends.
+    Not by `csv`: quotes are plain characters in these files.
     """
-    raw = path.read_bytes().removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n")
-    lines = [line.removesuffix(b"\r") for line in raw.split(b"\n")] if raw else []
+    read = [line for _, line in lines(path)]
+    while read and not read[-1]:
+        read.pop()
     first = 1 if spec.header else 2  # the number of the first line with data
-    if len(lines) < first:
+    if len(read) < first:
         raise TaskError(f"{path}: no rows; the file must hold at least one labelled row.")
-    header = list(spec.header or _decode(lines[0], path, 1).split("\t"))
+    header = list(spec.header or read[0].split("\t"))
     absent = [column for column in spec.tsv if column not in header]
     if absent:
         raise TaskError(
@@ -180,27 +165,17 @@ def _read(spec: _Spec, path: Path) -> Dataset:
     places = [header.index(column) for column in spec.tsv]
     rows: list[tuple[str | int | float, ...]] = []
     malformed: list[tuple[int, int]] = []
-    for number, line in enumerate(lines[first - 1 :], start=first):
-        cells = _decode(line, path, number).split("\t")
+    for number, line in enumerate(read[first - 1 :], start=first):
+        cells = line.split("\t")
         if len(cells) != len(header):
             malformed.append((number, len(cells)))
             continue
         *texts, label = (cells[place] for place in places)
         rows.append((*texts, _label(spec, label, path, number)))
     if malformed:
-        _report(malformed, len(lines) - first + 1, len(header), path)
+        _report(malformed, len(read) - first + 1, len(header), path)
     columns = dict(zip(spec.fields, map(list, zip(*rows, strict=True)), strict=True))
     return Dataset.from_dict(columns, features=spec.features)
-
-
-def _decode(line: bytes, path: Path, number: int) -> str:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TaskError(
-            f"{path}:{number}: byte {line[error.start]:#04x} is not UTF-8; convert the file to "
-            "UTF-8."
-        ) from error
 
 
 def _label(spec: _Spec, cell: str, path: Path, number: int) -> int | float:

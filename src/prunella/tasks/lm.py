@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
@@ -52,11 +52,12 @@ from prunella.tasks.base import (
     is_decoder,
 )
 from prunella.tasks.holdout import with_dev
-from prunella.tasks.reading import READERS, at, lines, parts
-from prunella.tasks.streaming import streamed
+from prunella.tasks.reading import READERS, at, lines, parts, rows_of
+from prunella.tasks.sources import from_hub
+from prunella.tasks.streaming import TEXTS, streamed
 
 HUB_SET = ("Salesforce/wikitext", "wikitext-2-raw-v1")
-TEXTS = (".txt", ".md", ".tokens", ".raw")
+FILES = "WikiText-2's files, or take texts of your own,"
 TRAIN = ("train", "wiki.train")
 DEV = ("dev", "validation", "valid", "wiki.valid")
 
@@ -264,7 +265,7 @@ def language(
     masked = name == "lm/masked"
     where = None if data is None else Path(data)
     return Language(
-        name, load=partial(_load, where, column, streaming), masked=masked, stride=stride
+        name, load=partial(_load, name, where, column, streaming), masked=masked, stride=stride
     )
 
 
@@ -330,11 +331,11 @@ def _collate(
     }
 
 
-def _load(given: Path | None, column: str, streaming: bool, data: Path | None) -> Splits:
+def _load(name: str, given: Path | None, column: str, streaming: bool, data: Path | None) -> Splits:
     """Read texts from `data`, else from `given`, else from the hub."""
     where = data or given
     if where is None:
-        return _from_hub(streaming)
+        return _from_hub(name, streaming)
     train_file, dev_file = parts(where, (*TEXTS, *READERS), train=TRAIN, dev=DEV)
     dev = None if dev_file is None else _rows(_read(dev_file, column))
     if not streaming:
@@ -343,18 +344,11 @@ def _load(given: Path | None, column: str, streaming: bool, data: Path | None) -
         raise TaskError(
             f"{where}: a stream has no end to cut a dev set off; give a folder with a dev file"
         )
-    name = "text" if train_file.suffix.lower() in TEXTS else column
-    return Splits(streamed(train_file, {"text": name}, blank=True), {"dev": dev})
+    return Splits(streamed(train_file, {"text": column}, blank=True), {"dev": dev})
 
 
-def _from_hub(streaming: bool) -> Splits:
-    try:
-        splits = load_dataset(*HUB_SET)
-    except OSError as error:  # covers "not found" and every way of being offline
-        raise TaskError(
-            f"cannot read {' '.join(HUB_SET)} from the hub ({error}); give a text file, a table or "
-            "a folder by --data."
-        ) from error
+def _from_hub(name: str, streaming: bool) -> Splits:
+    splits = from_hub(name, FILES, *HUB_SET)
     train, dev = (
         _rows([text.removesuffix("\n") for text in splits[split]["text"] if text.strip()])
         for split in ("train", "validation")
@@ -378,7 +372,7 @@ def _read(path: Path, column: str) -> list[str]:
 
 
 def _cells(path: Path, column: str) -> list[str]:
-    rows = READERS[path.suffix.lower()](path, [column])
+    rows = rows_of(path, [column])
     texts = []
     for number, (cell,) in rows:
         if cell is not None and not isinstance(cell, str):

@@ -9,14 +9,14 @@ quoted as RFC 4180 has it: a quote that opens a field must close it, and is an e
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa  # type: ignore[import-untyped]
 from pyarrow import parquet
@@ -27,36 +27,45 @@ from prunella.tasks.base import TaskError
 # The number of a row, by which an error names it, and the row's cells in the order asked for.
 Row = tuple[int, list[Any]]
 
+LONGEST = 2**31 - 1  # characters of a field
 
-def _csv(path: Path, columns: Sequence[str], *, delimiter: str) -> list[Row]:
-    rows: list[Row] = []
+
+def _csv(path: Path, columns: Sequence[str], *, delimiter: str) -> Iterator[Row]:
+    # Not by lines of the file alone: to `csv`, as to old Macs, \r ends a line, too.
+    ended = (line for text in _texts(path) for line in io.StringIO(text, newline=""))
+    lines = csv.reader(ended, delimiter=delimiter, strict=True)
+    width, places = 0, list[int]()
     start = 1  # the first line of a row that may span several
-    limit = csv.field_size_limit(2**31 - 1)  # the default refuses texts over 128 KiB
     try:
-        # newline="" leaves the line ends inside quotes as they are
-        lines = csv.reader(io.StringIO(decode(path), newline=""), delimiter=delimiter, strict=True)
-        for cells in lines:
-            if cells:  # a blank line has none
-                rows.append((start, cells))
+        for cells in _unlimited(lines):
+            if cells and not width:
+                check_columns(path, cells, columns)
+                width, places = len(cells), [cells.index(column) for column in columns]
+            elif cells and len(cells) != width:  # a blank line has none
+                raise TaskError(
+                    f"{path}:{start}: {len(cells)} fields where the header names {width}; quote a "
+                    f"field that holds {delimiter!r} or a line end."
+                )
+            elif cells:
+                yield start, [cells[place] for place in places]
             start = lines.line_num + 1
     except csv.Error as error:
         raise TaskError(
             f"{path}:{start}: {error}; close each quote, and double those inside a quoted field."
         ) from error
-    finally:
-        csv.field_size_limit(limit)
-    if not rows:
-        return []
-    (_, header), *rows = rows
-    check_columns(path, header, columns)
-    places = [header.index(column) for column in columns]
-    for number, cells in rows:
-        if len(cells) != len(header):
-            raise TaskError(
-                f"{path}:{number}: {len(cells)} fields where the header names {len(header)}; quote "
-                f"a field that holds {delimiter!r} or a line end."
-            )
-    return [(number, [cells[place] for place in places]) for number, cells in rows]
+
+
+def _unlimited(lines: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Rows whose fields may be long, which the process's own limit, 128 KiB, refuses."""
+    while True:
+        limit = csv.field_size_limit(LONGEST)
+        try:
+            cells = next(lines, None)
+        finally:
+            csv.field_size_limit(limit)
+        if cells is None:
+            return
+        yield cells
 
 
 def objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -82,11 +91,12 @@ def parsed(path: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _json(path: Path, columns: Sequence[str]) -> list[Row]:
-    rows = objects(path)
+def _json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    rows = objects(path)  # all, for the first may lack a column that others have
     if rows:
         check_columns(path, list(dict.fromkeys(key for _, row in rows for key in row)), columns)
-    return [(number, [row.get(column) for column in columns]) for number, row in rows]
+    for number, row in rows:
+        yield number, [row.get(column) for column in columns]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -95,22 +105,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> list[Row]:
-    raw = _bytes(path)
-    try:
-        file = parquet.ParquetFile(pa.BufferReader(raw))
-        check_columns(path, file.schema_arrow.names, columns)
-        values = file.read(columns=list(columns)).select(list(columns)).to_pydict()
-    except TaskError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise TaskError(f"{path}: not a sound Parquet file ({reason}); write it again.") from error
-    cells = zip(*(values[column] for column in columns), strict=True)
-    return [(number, list(row)) for number, row in enumerate(cells, start=1)]
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    number = 0
+    with _opened(path) as raw:
+        try:
+            file = parquet.ParquetFile(raw)
+            check_columns(path, file.schema_arrow.names, columns)
+            for batch in file.iter_batches(batch_size=1000, columns=list(columns)):
+                values = batch.select(list(columns)).to_pydict()
+                for row in zip(*(values[column] for column in columns), strict=True):
+                    number += 1
+                    yield number, list(row)
+        except TaskError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise TaskError(
+                f"{path}: not a sound Parquet file ({reason}); write it again."
+            ) from error
 
 
-READERS: dict[str, Callable[[Path, Sequence[str]], list[Row]]] = {
+READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Row]]] = {
     ".csv": partial(_csv, delimiter=","),
     ".tsv": partial(_csv, delimiter="\t"),
     ".jsonl": _json,
@@ -119,38 +134,53 @@ READERS: dict[str, Callable[[Path, Sequence[str]], list[Row]]] = {
 }
 
 
+def rows_of(path: Path, columns: Sequence[str]) -> list[Row]:
+    """The rows of a table, with the cells of the columns asked for.
+
+    Raises:
+        TaskError: it cannot be read, lacks a column, or is malformed; names the line, or the row.
+    """
+    return list(READERS[path.suffix.lower()](path, columns))
+
+
 def decode(path: Path) -> str:
     """The text of a file in UTF-8, without the mark that some editors put first.
 
     Raises:
         TaskError: it is not there or not UTF-8; names the line.
     """
-    raw = _bytes(path).removeprefix(codecs.BOM_UTF8)
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise TaskError(
-            f"{path}:{line}: byte {raw[error.start]:#04x} is not UTF-8; convert the file to UTF-8."
-        ) from error
+    return "".join(_texts(path))
 
 
-def _bytes(path: Path) -> bytes:
+def _texts(path: Path) -> Iterator[str]:
+    """The text of a file, line by line, with the line ends."""
+    with _opened(path) as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise TaskError(
+                    f"{path}:{number}: byte {error.object[error.start]:#04x} is not UTF-8; convert "
+                    "the file to UTF-8."
+                ) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         raise TaskError(f"{path}: {error.strerror}; give a file that can be read.") from error
 
 
-def lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a text file with their numbers, without their ends.
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file with their numbers, without their ends, as they are needed.
 
     Not by `str.splitlines`: a text may hold characters that Unicode counts as line ends.
     """
-    parts = decode(path).split("\n")
-    if parts[-1] == "":
-        parts.pop()
-    return [(number, line.removesuffix("\r")) for number, line in enumerate(parts, start=1)]
+    for number, line in enumerate(_texts(path), start=1):
+        yield number, line.removesuffix("\n").removesuffix("\r")
 
 
 def parts(
@@ -190,12 +220,17 @@ def parts(
             names = " and ".join(path.name for path in part)
             raise TaskError(f"{data}: {names} are the same part of the data; keep one of them.")
     if not found[0]:
-        there = ", ".join(path.name for path in paths) or "nothing"
+        there = found_in(data)
         raise TaskError(f"{data} has no file train with a suffix of {formats}; found was {there}.")
     return found[0][0], found[1][0] if found[1] else None
 
 
-def check_columns(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
+def found_in(folder: Path) -> str:
+    """What lies in a folder, for an error."""
+    return ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+
+
+def check_columns(path: Path | str, header: Sequence[str], columns: Sequence[str]) -> None:
     """Raise TaskError unless the header names each column once."""
     if len(set(header)) < len(header):
         name = next(name for name in header if header.count(name) > 1)

@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, List, Value, load_dataset
+from datasets import Dataset, Features, List, Value
 
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.extraction import Extraction
 from prunella.tasks.reading import decode
+from prunella.tasks.sources import from_folder, from_hub
 
 Row = dict[str, Any]
 
@@ -29,34 +30,22 @@ FEATURES = Features(
     answers={"text": List(Value("string")), "answer_start": List(Value("int64"))},
 )
 
+FILES = "SQuAD's JSON files"
+
 logger = logging.getLogger("prunella")
 
 
 def _load(name: str, hub: str, version: str, folder: Path | None) -> Splits:
     """Read the training and development parts, from the hub if no folder is given."""
     if folder is None:
-        return _from_hub(name, hub)
-    if not folder.is_dir():
-        raise TaskError(
-            f"{name}: there is no folder {folder}; give by --data DIR the one that holds SQuAD's "
-            "JSON files."
-        )
-    train, dev = (_find(name, folder, part, version) for part in ("train", "dev"))
-    rows = _in_place(train, _read(train, name, version))
+        hub_parts = from_hub(name, FILES, hub)
+        parts = (hub_parts[split] for split in ("train", "validation"))
+        train, dev = (part.select_columns(list(FEATURES)) for part in parts)
+        return Splits(train, {"dev": dev})
+    train_file, dev_file = (_find(name, folder, part, version) for part in ("train", "dev"))
+    rows = _in_place(train_file, _read(train_file, name, version))
     dataset = partial(Dataset.from_list, features=FEATURES)
-    return Splits(dataset(rows), {"dev": dataset(_read(dev, name, version))})
-
-
-def _from_hub(name: str, hub: str) -> Splits:
-    try:
-        parts = load_dataset(hub)
-    except OSError as error:  # covers "not found" and every way of being offline
-        raise TaskError(
-            f"{name}: cannot read {hub} from the hub ({error}); download SQuAD's JSON files and "
-            "give their folder by --data DIR."
-        ) from error
-    train, dev = (parts[split].select_columns(list(FEATURES)) for split in ("train", "validation"))
-    return Splits(train, {"dev": dev})
+    return Splits(dataset(rows), {"dev": dataset(_read(dev_file, name, version))})
 
 
 def _find(name: str, folder: Path, part: str, version: str) -> Path:
@@ -67,10 +56,8 @@ def _find(name: str, folder: Path, part: str, version: str) -> Path:
         raise TaskError(
             f"{folder}: {' and '.join(there)} are the same part of the data; keep one of them."
         )
-    if not there:
-        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise TaskError(f"{name}: {folder} has no {' or '.join(names)}; found was {found}.")
-    return folder / there[0]
+    (path,) = from_folder(name, FILES, folder, ([file] for file in names))
+    return path
 
 
 def _read(path: Path, name: str, version: str) -> list[Row]:

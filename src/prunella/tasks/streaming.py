@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Features, IterableDataset, Value, load_dataset
-from pyarrow import parquet
 
-from prunella.errors import unknown
 from prunella.tasks.base import TaskError
-from prunella.tasks.reading import at, check_columns, parsed
+from prunella.tasks.reading import READERS, at, check_columns, lines, parsed
 
-_Rows = Iterator[tuple[str, Mapping[str, Any]]]  # where a row is, and its cells
+TEXTS = (".txt", ".md", ".tokens", ".raw")  # of files whose every line is a text
+
+# Where a row is, and its cells in the order asked for.
+_Rows = Iterator[tuple[str, Sequence[Any]]]
 
 
 def streamed(source: Path | str, columns: Mapping[str, str], *, blank: bool) -> IterableDataset:
@@ -25,7 +23,8 @@ def streamed(source: Path | str, columns: Mapping[str, str], *, blank: bool) -> 
 
     Args:
         source: the file; or the hub's name, `owner/name` or `owner/name:configuration`.
-        columns: what a column is to be called -> its name there; of plain text it is `text`.
+        columns: what a column is to be called -> its name there; the lines of plain
+            text are one, by any name.
         blank: whether rows without text are left out; otherwise they are an error.
 
     Raises:
@@ -43,14 +42,9 @@ def streamed(source: Path | str, columns: Mapping[str, str], *, blank: bool) -> 
 
 
 def _texts(source: str, columns: dict[str, str], blank: bool) -> Iterator[dict[str, str]]:
-    path = Path(source)
-    rows = _READERS[path.suffix.lower()](path) if path.is_file() else _hub(source)
-    known = False
-    for place, row in rows:
-        if not known:
-            _check(source, list(row), columns)
-            known = True
-        texts = {name: row.get(column) for name, column in columns.items()}
+    read = _file if Path(source).is_file() else _hub
+    for place, cells in read(source, list(columns.values())):
+        texts = dict(zip(columns, cells, strict=True))
         empty = [n for n, text in texts.items() if not (isinstance(text, str) and text.strip())]
         if empty and not blank:
             found = reprlib.repr(texts[empty[0]])
@@ -62,76 +56,23 @@ def _texts(source: str, columns: dict[str, str], blank: bool) -> Iterator[dict[s
             yield {name: str(text) for name, text in texts.items()}
 
 
-def _check(source: str, header: list[str], columns: dict[str, str]) -> None:
-    for column in columns.values():
-        if column not in header:
-            raise TaskError(f"{source}: {unknown('column', column, header)}; name one of these.")
+def _file(source: str, columns: list[str]) -> _Rows:
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if suffix in TEXTS:
+        return ((at(path, number), [line]) for number, line in lines(path))
+    if suffix in (".json", ".jsonl"):
+        rows = ((n, parsed(path, n, line)) for n, line in lines(path) if line.strip())
+        return _cells(source, columns, ((at(path, number), row) for number, row in rows))
+    return ((at(path, number), cells) for number, cells in READERS[suffix](path, columns))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise TaskError(
-                    f"{path}:{number}: byte {raw[error.start]:#04x} is not UTF-8; convert the file "
-                    "to UTF-8."
-                ) from error
-
-
-def _plain(path: Path) -> _Rows:
-    for number, line in _lines(path):
-        yield at(path, number), {"text": line}
-
-
-def _json(path: Path) -> _Rows:
-    for number, line in _lines(path):
-        if line.strip():
-            yield at(path, number), parsed(path, number, line)
-
-
-def _csv(path: Path, delimiter: str) -> _Rows:
-    lines = csv.reader((f"{line}\n" for _, line in _lines(path)), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    start = 1  # the first line of a row that may span several
-    try:
-        for cells in lines:
-            if cells and not header:
-                header = cells
-                check_columns(path, header, ())
-            elif cells and len(cells) != len(header):
-                raise TaskError(
-                    f"{path}:{start}: {len(cells)} fields where the header names {len(header)}; "
-                    f"quote a field that holds {delimiter!r} or a line end."
-                )
-            elif cells:
-                yield at(path, start), dict(zip(header, cells, strict=True))
-            start = lines.line_num + 1
-    except csv.Error as error:
-        raise TaskError(
-            f"{path}:{start}: {error}; close each quote, and double those inside a quoted field."
-        ) from error
-
-
-def _parquet(path: Path) -> _Rows:
-    number = 0
-    try:
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1000):
-            for row in batch.to_pylist():
-                number += 1
-                yield at(path, number), row
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise TaskError(f"{path}: not a sound Parquet file ({reason}); write it again.") from error
-
-
-def _hub(source: str) -> _Rows:
+def _hub(source: str, columns: list[str]) -> _Rows:
     name, _, configuration = source.partition(":")
     try:
         rows = load_dataset(name, configuration or None, split="train", streaming=True)
-        for number, row in enumerate(rows, start=1):
-            yield f"{source}, row {number}", row
+        numbered = ((f"{source}, row {n}", row) for n, row in enumerate(rows, start=1))
+        yield from _cells(source, columns, numbered)
     except TaskError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
@@ -141,10 +82,9 @@ def _hub(source: str) -> _Rows:
         ) from error
 
 
-_READERS: dict[str, Callable[[Path], _Rows]] = {
-    **dict.fromkeys((".txt", ".md", ".tokens", ".raw"), _plain),
-    **dict.fromkeys((".json", ".jsonl"), _json),
-    ".csv": partial(_csv, delimiter=","),
-    ".tsv": partial(_csv, delimiter="\t"),
-    ".parquet": _parquet,
-}
+def _cells(source: str, columns: list[str], rows: Iterable[tuple[str, Mapping[str, Any]]]) -> _Rows:
+    """The cells asked for; the first row says which columns there are."""
+    for number, (place, row) in enumerate(rows):
+        if number == 0:
+            check_columns(source, list(row), columns)
+        yield place, [row.get(column) for column in columns]

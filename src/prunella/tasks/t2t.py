@@ -14,7 +14,7 @@ from prunella.errors import unknown
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.generation import ROW, Generation, grouped
 from prunella.tasks.holdout import with_dev
-from prunella.tasks.reading import READERS, at, parts
+from prunella.tasks.reading import READERS, at, parts, rows_of
 from prunella.tasks.streaming import streamed
 
 MEASURES = ("rougeL", "bleu", "chrf")
@@ -65,7 +65,7 @@ def _from_files(
     data: Path, columns: tuple[str, str], streaming: bool
 ) -> tuple[Dataset | IterableDataset, Dataset | None]:
     def read(file: Path) -> Dataset:
-        rows = READERS[file.suffix.lower()](file, columns)
+        rows = rows_of(file, columns)
         return _rows(file, columns, ((at(file, number), cells) for number, cells in rows))
 
     train, dev = parts(data, tuple(READERS))

@@ -12,7 +12,7 @@ from prunella.errors import unknown
 from prunella.tasks.base import TaskError
 from prunella.tasks.classification import Classification
 from prunella.tasks.holdout import with_dev
-from prunella.tasks.reading import READERS, Row, at, lines, parts
+from prunella.tasks.reading import READERS, Row, at, lines, parts, rows_of
 
 MAX_CLASSES = 1000
 MAX_SCORE = float(np.finfo(np.float32).max)
@@ -101,7 +101,7 @@ def texts(path: Path, columns: list[str]) -> Dataset:
 
 def _read(path: Path, columns: list[str]) -> list[Row]:
     """Read the columns, the label last, every cell as a string that is not blank."""
-    rows = READERS[path.suffix.lower()](path, columns)
+    rows = rows_of(path, columns)
     if not rows:
         raise TaskError(f"{path}: no rows; the file must hold at least one.")
     for number, cells in rows:

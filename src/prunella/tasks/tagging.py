@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
+from datasets import ClassLabel, Dataset, Features, List, Value
 from seqeval.metrics.sequence_labeling import (  # type: ignore[import-untyped]
     accuracy_score,
     precision_recall_fscore_support,
@@ -27,14 +27,21 @@ from transformers import (
 
 from prunella.errors import unknown
 from prunella.regularizers import IGNORED
-from prunella.tasks.base import Columns, Reader, Record, Splits, Task, TaskError, finite
+from prunella.tasks.base import (
+    Columns,
+    Reader,
+    Record,
+    Splits,
+    Task,
+    TaskError,
+    class_names,
+    finite,
+)
 from prunella.tasks.conll import OTHER_COLUMN, Scheme, Sentence, in_iob2, scheme_of, sentences
 from prunella.tasks.holdout import with_dev
 from prunella.tasks.reading import parts
+from prunella.tasks.sources import PARQUET, from_folder, from_hub
 
-# The sets come with loading scripts, which Datasets does not run any more; here lies what the hub
-# itself made of them in Parquet.
-HUB_REVISION = "refs/convert/parquet"
 SUFFIXES = (".conll", ".txt", ".tsv", ".bio", ".iob", ".iob2", ".bioes", ".iobes")
 DEV_NAMES = ("dev", "valid", "validation", "testa")
 
@@ -63,10 +70,7 @@ class Tagging(Task):
         return self.labels
 
     def head(self) -> dict[str, Any]:
-        return {
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": {label: index for index, label in enumerate(self.labels)},
-        }
+        return class_names(self.labels)
 
     def features(self, rows: Columns, reader: Reader, *, training: bool) -> Columns:
         """Turn sentences into tokens; in evaluation, `labels` say where the model is asked.
@@ -248,13 +252,7 @@ def _load(spec: _Set, folder: Path | None) -> Splits:
 
 
 def _from_hub(spec: _Set) -> list[Dataset]:
-    try:
-        hub = load_dataset(spec.hub, revision=HUB_REVISION)
-    except OSError as error:  # covers "not found" and every way of being offline
-        raise TaskError(
-            f"{spec.name}: cannot read {spec.hub} from the hub ({error}); download the files "
-            f"{' and '.join(spec.files[0])} and give their folder by --data DIR."
-        ) from error
+    hub = from_hub(spec.name, _needed(spec), spec.hub, revision=PARQUET)
     read = []
     for split in ("train", "validation"):
         names = hub[split].features["ner_tags"].feature.names
@@ -269,19 +267,12 @@ def _from_hub(spec: _Set) -> list[Dataset]:
 
 
 def _from_folder(spec: _Set, folder: Path) -> list[Dataset]:
-    if not folder.is_dir():
-        raise TaskError(
-            f"{spec.name}: there is no folder {folder}; give by --data DIR the one that holds "
-            f"{' and '.join(spec.files[0])}."
-        )
-    for names in spec.files:
-        if all((folder / name).is_file() for name in names):
-            return [_read(folder / name, 0, -1, "iob1", _labels(spec.types)) for name in names]
-    found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-    raise TaskError(
-        f"{spec.name}: {folder} does not hold {', or '.join(map(' and '.join, spec.files))}; found "
-        f"was {found}."
-    )
+    files = from_folder(spec.name, _needed(spec), folder, spec.files)
+    return [_read(file, 0, -1, "iob1", _labels(spec.types)) for file in files]
+
+
+def _needed(spec: _Set) -> str:
+    return " and ".join(spec.files[0])
 
 
 def _read(path: Path, word: int, tag: int, scheme: Scheme, labels: tuple[str, ...]) -> Dataset:
