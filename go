@@ -56,7 +56,8 @@ case "${1:-}" in
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
     .venv/bin/mypy
-    exec .venv/bin/python -m pytest -n auto --dist loadgroup "${@:2}"
+    # All of a file in one process, for its tests share what is made for them.
+    exec .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "${@:2}"
     ;;
   *)
     fail "say './go demo' or './go test'"

@@ -1,5 +1,7 @@
 """Tiny checkpoints and tiny GLUE folders, made on the spot: no test needs a network."""
 
+import gc
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +39,20 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
         patch.setenv("HF_DATASETS_CACHE", folder)
+        yield
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of every later collection, which each training asks for."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unsynced() -> Iterator[None]:
+    """Nobody pulls the plug here, so no test waits for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
         yield
 
 

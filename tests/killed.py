@@ -6,6 +6,7 @@ Started by ``test_resume.py``. Everything is imported once; each run is a fork o
 which has not trained anything itself. Prints a JSON object: what happened at each point.
 """
 
+import gc
 import json
 import os
 import random
@@ -209,5 +210,7 @@ def everything() -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    os.fsync = lambda descriptor: None  # a process is killed, not the machine
+    gc.freeze()  # every training asks for a collection
     MODEL, DATA, FOLDER = (Path(argument) for argument in sys.argv[1:])
     print(json.dumps(everything()))

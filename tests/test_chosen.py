@@ -18,8 +18,6 @@ from prunella import tasks
 from prunella.cli import main
 from prunella.experiments import models
 
-pytestmark = pytest.mark.xdist_group("chosen")  # its runs are made once
-
 RAMP = "--batch-size 8 --max-steps 12 --begin 2 --end 8 --every 2 --check-every 4"
 
 

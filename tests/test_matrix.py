@@ -1,10 +1,11 @@
 """Whole runs, small: every model family, every task and every criterion through the command.
 
-Each run has self-regularization and distillation on, is broken off and resumed, and must then equal
-the run in one go; its sparsity is exact in the file and in what is loaded from it; what runs sparse
-says what runs dense says.
+Each run has self-regularization and distillation on; what it had left on the way is resumed, and
+must then equal the run in one go; its sparsity is exact in the file and in what is loaded from it;
+what runs sparse says what runs dense says.
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from prunella.cli import main
 from prunella.criteria import CRITERIA
 from prunella.prunable import find_prunable
 
-SPARSITY, STEPS, BROKEN_OFF = 0.6, 20, 15
-RAMP = "--begin 11 --end 16 --every 2 --check-every 6 --snapshot-every 4"
+SPARSITY, STEPS, CHECKPOINT, COPIED = 0.6, 20, 12, 15
+RAMP = f"--begin 11 --end 16 --every 2 --check-every {CHECKPOINT} --snapshot-every 4"
 
 # --- what a run is given ------------------------------------------------------------------------
 
@@ -66,38 +67,39 @@ Live = Callable[..., None]
 @pytest.fixture
 def live(made: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Live:
     def live(model: str, task: str, criterion: str) -> None:
+        output, whole, halfway = (tmp_path / name for name in ("out", "whole", "out.halfway"))
         flags = [*_given(made, model, task), *RAMP.split(), "--criterion", criterion]
         flags += ["--sparsity", str(SPARSITY), "--max-steps", str(STEPS)]
         flags += ["--regularize", "self", "--regularize", "distill"]
-        flags += ["--teacher", str(made(f"teacher/{model}/{task}"))]
-        whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-        assert main([*flags, "--output", str(whole)]) == 0
-        with monkeypatch.context() as patch:
-            patch.setattr(transformers.Trainer, "training_step", _breaking_off())
-            assert main([*flags, "--output", str(resumed)]) == 130
-        assert main([*flags, "--output", str(resumed), "--resume"]) == 0
-        assert same_weights(whole, resumed)
-        assert predictions_of(whole) == predictions_of(resumed)
-        assert result_of(whole)["metrics"] == result_of(resumed)["metrics"]
-        _check_sparsity(whole)
-        _check_engine(whole)
+        flags += ["--teacher", str(made(f"teacher/{model}/{task}")), "--output", str(output)]
+        partial = tmp_path / "out.partial"
+        steps: list[int] = []
+        train = transformers.Trainer.training_step
+
+        def watched(self: transformers.Trainer, *args: Any, **kwargs: Any) -> Any:
+            steps.append(self.state.global_step)
+            if self.state.global_step == COPIED and not halfway.exists():
+                shutil.copytree(partial, halfway)
+            return train(self, *args, **kwargs)
+
+        monkeypatch.setattr(transformers.Trainer, "training_step", watched)
+        assert main(flags) == 0
+        output.rename(whole)
+        halfway.rename(partial)
+        steps.clear()
+        assert main([*flags, "--resume"]) == 0
+        assert steps == list(range(CHECKPOINT, STEPS))
+        assert same_weights(whole, output)
+        assert predictions_of(whole) == predictions_of(output)
+        assert result_of(whole)["metrics"] == result_of(output)["metrics"]
+        dense = prunella.load(whole, "dense")
+        _check_sparsity(whole, dense)
+        _check_engine(whole, dense)
 
     return live
 
 
-def _breaking_off() -> Callable[..., Any]:
-    step = transformers.Trainer.training_step
-
-    def breaks_off(self: transformers.Trainer, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == BROKEN_OFF:
-            raise KeyboardInterrupt
-        return step(self, *args, **kwargs)
-
-    return breaks_off
-
-
-def _check_sparsity(folder: Path) -> None:
-    model = prunella.load(folder, "dense")
+def _check_sparsity(folder: Path, model: transformers.PreTrainedModel) -> None:
     prunable, _ = find_prunable(model)
     weights = [p.parameter for p in prunable.values()]
     total = sum(weight.numel() for weight in weights)
@@ -107,12 +109,12 @@ def _check_sparsity(folder: Path) -> None:
     assert counted == {"nonzero": kept, "total": total}
 
 
-def _check_engine(folder: Path) -> None:
+def _check_engine(folder: Path, dense: transformers.PreTrainedModel) -> None:
     reader = transformers.AutoTokenizer.from_pretrained(folder)
     inputs = dict(reader(" ".join(WORDS[3:15]), return_tensors="pt"))
-    sparse, dense = prunella.load(folder, "sparse"), prunella.load(folder, "dense")
     if dense.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = inputs["input_ids"]
+    sparse = prunella.load(folder, "sparse")
     with torch.inference_mode():
         ours, theirs = (model(**inputs).to_tuple()[0] for model in (sparse, dense))
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))

@@ -12,7 +12,6 @@ import torch
 from loops import same
 
 pytestmark = [
-    pytest.mark.xdist_group("processes"),  # its runs are made once
     # What torch says where a checkpoint is written or read without a process group.
     pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning"),
 ]

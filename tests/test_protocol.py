@@ -24,8 +24,6 @@ from prunella import SelfRegularization
 from prunella.cli import main
 from prunella.criteria import CRITERIA
 
-pytestmark = pytest.mark.xdist_group("protocol")  # its runs are made once
-
 PRUNABLE = 16384
 STEPS = 30
 
@@ -45,7 +43,8 @@ def prune(bert: Path, sst2: Path, tmp_path: Path) -> Prune:
 
 
 def _arguments(model: Path, data: Path, output: Path, task: str, *flags: str) -> list[str]:
-    fixed = f"--max-steps {STEPS} --batch-size 8 --lr 1e-3 --task {task}"
+    # A checkpoint takes as long as several steps.
+    fixed = f"--max-steps {STEPS} --batch-size 8 --lr 1e-3 --check-every 15 --task {task}"
     paths = ["--model", str(model), "--data", str(data), "--output", str(output)]
     return ["prune", *paths, *fixed.split(), *flags]
 
@@ -114,7 +113,10 @@ def test_the_labels_of_dev_change_nothing_but_its_metric(
 
 @pytest.mark.parametrize(
     "flags",
-    ["--regularize self --snapshot best-dev --check-every 3", "--select-on dev --keep best"],
+    [
+        "--regularize self --snapshot best-dev --check-every 3",
+        "--select-on dev --keep best --check-every 3",
+    ],
 )
 def test_choosing_on_dev_is_stamped(
     flags: str, prune: Prune, noisy: Path, capfd: pytest.CaptureFixture[str]

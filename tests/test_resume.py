@@ -17,8 +17,6 @@ from folders import assert_refused
 from prunella.cli import main
 from prunella.hf.checkpoints import check, latest
 
-pytestmark = pytest.mark.xdist_group("resume")  # its runs are made once
-
 STEPS = 12
 
 

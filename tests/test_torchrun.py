@@ -11,8 +11,6 @@ from folders import predictions_of, result_of, zeros_of
 
 from prunella.cli import main
 
-pytestmark = pytest.mark.xdist_group("torchrun")
-
 PROCESSES = 2
 
 

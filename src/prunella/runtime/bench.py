@@ -33,6 +33,7 @@ def bench(
     decode: int = 0,
     threads: int = 0,
     seconds: float = SECONDS,
+    rounds: int = ROUNDS,
 ) -> dict[str, Any]:
     """Measure a checkpoint, loaded sparse and dense; the two take turns, call by call.
 
@@ -45,7 +46,8 @@ def bench(
         decode: instead of one pass over the sequences, this many steps that each add one token to
             them, with a cache of keys and values; latency is then that of a step.
         threads: of torch and the engine; 0 leaves torch's number.
-        seconds: how long to measure.
+        seconds: how long to measure, at most.
+        rounds: measurements of each, about, if there is time.
 
     Returns:
         what ``prunella bench --json`` writes: ``latency_ms`` (medians), ``spread_ms`` (quartiles),
@@ -83,7 +85,7 @@ def bench(
                     f"{type(models['dense']).__name__} cannot be run on {batch} × {length} random "
                     f"tokens ({error}); ask for fewer, or measure it with your own inputs"
                 ) from error
-            times = alternate(steps, ROUNDS, seconds)
+            times = alternate(steps, rounds, seconds)
         per = max(decode, 1)
         latency = {kind: 1000 * median(spent) / per for kind, spent in times.items()}
         return {
