@@ -210,6 +210,14 @@ def test_operations_are_those_of_the_products() -> None:
     assert counted["sparse"] == counted["dense"] - 2 * 4 * 8 * tokens
 
 
+def test_a_view_of_a_parameter_as_input() -> None:
+    """As DeBERTa's table of relative positions."""
+    layer, table = nn.Linear(4, 3, bias=False), nn.Embedding(8, 4)
+    model = nn.ModuleList([layer, table])
+    assert flops.count(model, lambda: layer(table.weight[:5]))["dense"] == 2 * 5 * 4 * 3
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_a_shared_layer_counts_as_often_as_it_is_used() -> None:
     layer = nn.Linear(4, 4, bias=False)
     layer.weight.data[0, 0] = 0

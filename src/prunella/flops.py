@@ -42,11 +42,16 @@ def count(model: nn.Module, forward: Callable[[], object]) -> dict[str, int]:
 
     linears = [m for m in model.modules() if isinstance(m, nn.Linear) or is_conv1d(m)]
     hooks = [linear.register_forward_hook(skip) for linear in linears]
+    # The counter would follow gradients through the modules, and stumbles over views of parameters.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
+        model.requires_grad_(False)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             forward()
     finally:
         for hook in hooks:
             hook.remove()
+        for parameter in trained:
+            parameter.requires_grad_(True)
     dense = counter.get_total_flops()
     return {"dense": dense, "sparse": dense - skipped}
