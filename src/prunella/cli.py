@@ -98,6 +98,7 @@ def prune(arguments: Sequence[str]) -> None:
     if "speed" in result:
         console.print(f'Run it: prunella.load("{folder}")')
         console.print(f"Measure it: prunella bench --model {folder}")
+    console.print(f"See it: prunella report {folder}")
     if config.task == "demo":
         console.print(
             "The same on your own data:\n  prunella prune --model HUB_NAME_OR_FOLDER --task "
