@@ -724,3 +724,5 @@ def test_other_commands(capfd: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     out = capfd.readouterr().out
     assert all(command in out for command in ("prune ", "info ", "bench ", "export "))
+    assert main(["--version"]) == 0
+    assert capfd.readouterr().out == f"prunella {prunella.__version__}\n"

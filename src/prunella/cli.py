@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from prunella import __version__
 from prunella.errors import Diverged, Unsaved, UsageError
 from prunella.experiments import build
 from prunella.experiments.config import LISTS, RunConfig, flags, parse
@@ -28,7 +29,7 @@ USAGE = """usage: prunella COMMAND [flags]
   bench    how fast a checkpoint runs sparse, beside dense
   export   write a checkpoint in another form: sparse, dense, or ONNX
 
-prunella COMMAND --help lists its flags."""
+prunella COMMAND --help lists its flags; prunella --version says which prunella this is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
+        return 0
+    if arguments[0] == "--version":
+        print(f"prunella {__version__}")
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
