@@ -67,6 +67,8 @@ _WORDS = {
     ("keep", "best"): "the best kept",
     ("lr_schedule", "constant"): "constant lr",
     ("lr_schedule", "linear"): "decayed lr",
+    ("freeze_embeddings", True): "embeddings frozen",
+    ("freeze_embeddings", False): "embeddings trained",
 }
 
 
@@ -150,9 +152,14 @@ def label(name: str, value: Any) -> str:
         return _WORDS[name, value]
     if name == "steps" and not isinstance(value, list):
         return f"{value} steps"
+    words = name.replace("_", " ")
+    if value is None:
+        return f"{words} by default"
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
     shown = f"{value:.4g}" if isinstance(value, float) else str(value)
     shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else shown
-    return f"{name.replace('_', ' ')} {_short(shown)}"
+    return f"{words} {_short(shown)}"
 
 
 def _short(number: str) -> str:
