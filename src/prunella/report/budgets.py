@@ -77,4 +77,4 @@ def _some(methods: Sequence[str]) -> str:
     """Names of methods, each once; the first few if they are many."""
     names = list(dict.fromkeys(methods))
     more = f" and {len(names) - 4} more" if len(names) > 5 else ""
-    return ", ".join(names[:4] if more else names) + more
+    return " / ".join(names[:4] if more else names) + more  # names hold commas
