@@ -36,8 +36,9 @@ from prunella.report.statistics import (
 from prunella.report.summands import Summands
 
 ENOUGH_SEEDS = 5
-UNITS = {"bleu": "BLEU", "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2"}
-UNITS |= {"rougeL": "ROUGE-L"}
+NAMES = {"bleu": "BLEU", "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2"}
+NAMES |= {"rougeL": "ROUGE-L", "f1": "F1", "mcc": "MCC"}
+NAMES |= {"pearson": "Pearson's r", "spearman": "Spearman's ρ"}
 
 Pair = tuple[Cell, Cell, str]
 
@@ -271,5 +272,5 @@ def _amount(found: Comparison, value: float, sign: str = "") -> str:
 def _unit(found: Comparison) -> str:
     if scale(found.metric) == 100:
         return "points"
-    unit = UNITS.get(found.metric, found.metric)
+    unit = NAMES.get(found.metric, found.metric)
     return f"{unit} (lower is better)" if found.lower_is_better else unit

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prunella.report.cells import Cell
-from prunella.report.comparisons import UNITS
+from prunella.report.comparisons import NAMES
 from prunella.report.evidence import Evidence
 from prunella.report.looks import figure
 from prunella.report.picks import short_models
@@ -68,10 +68,10 @@ def on_dev(metric: str) -> str:
 
 def called(metric: str) -> str:
     """
-    >>> called("bleu"), called("exact_match")
-    ('BLEU', 'exact match')
+    >>> called("bleu"), called("exact_match"), called("pearson")
+    ('BLEU', 'exact match', "Pearson's r")
     """
-    return UNITS.get(metric, metric.replace("_", " "))
+    return NAMES.get(metric, metric.replace("_", " "))
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
