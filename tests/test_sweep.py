@@ -80,6 +80,8 @@ class Started:
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115
+        # Tests may run as a job in the background, whose shell has it ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         status = 99
         try:
             status = main(["sweep", "s.yaml", *flags])
