@@ -296,7 +296,11 @@ def test_predictions_that_do_not_fit_are_not_used(
         assert words in found.reason and not found.left_out
 
 
-@pytest.mark.parametrize("data", [b"", b"no gzip", gzip.compress(b"{}\n" * 9)[:15]])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no gzip", gzip.compress(b"{}\n" * 9, mtime=0)[:15]],
+    ids=["empty", "another format", "cut short"],
+)
 def test_a_damaged_archive_of_predictions_is_told(tmp_path: Path, data: bytes) -> None:
     folder = write_run(tmp_path / "run")
     (folder / "predictions.jsonl.gz").write_bytes(data)
