@@ -27,7 +27,6 @@ from prunella.experiments.overview import Overview, duration, time_left
 from prunella.experiments.process import Job
 from prunella.experiments.sweep import Plan, Resources
 
-pytestmark = pytest.mark.xdist_group("sweep")
 TESTS = Path(__file__).resolve().parent
 COMMIT = "a" * 40
 
