@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, IterableDataset
 
 from prunella import tasks
@@ -142,6 +143,9 @@ class Data:
         unlabelled: what is distilled on besides.
         about: rows and SHA-256 of each split, before it was encoded; of a stream, that of its
             first rows.
+        overlap: how many rows of holdout and dev share text with what is trained on (see
+            `tasks.overlap.shared`), of a stream with its first rows; and how many training rows
+            were `left_out`, for they share some with the holdout.
     """
 
     reader: Reader
@@ -149,6 +153,7 @@ class Data:
     splits: dict[str, Split]
     unlabelled: Dataset | None
     about: dict[str, dict[str, Any]]
+    overlap: dict[str, Any]
 
     @classmethod
     def read(cls, config: RunConfig, task: Task, reader: Reader) -> Data:
@@ -158,7 +163,7 @@ class Data:
             UsageError: it cannot be read, or has too few rows.
         """
         loaded = task.load(None if config.data is None else Path(config.data).expanduser())
-        rows, holdout = _apart(loaded.train, config, task)
+        rows, holdout, left_out = _apart(loaded.train, config, task)
         about: dict[str, dict[str, Any]] = {}
         train: Dataset | IterableDataset
         if isinstance(rows, Dataset):
@@ -168,8 +173,11 @@ class Data:
             train = stream(rows, task, reader, config.seed)
             sample = _taken(rows, len(holdout))
             about["train"] = fingerprint(sample) | {"rows": None}
+        judged = {"holdout": holdout, **loaded.dev}
+        counted = rows if isinstance(rows, Dataset) else sample
+        overlap = {"left_out": left_out, **tasks.shared(counted, judged, task.texts)}
         splits = {}
-        for name, part in {"train": sample, "holdout": holdout, **loaded.dev}.items():
+        for name, part in {"train": sample, **judged}.items():
             features, known = encode(part, task, reader, training=False, name=name)
             splits[name] = Split(part, features)
             about.setdefault(name, known)
@@ -179,7 +187,7 @@ class Data:
             unlabelled, about["unlabelled"] = encode(
                 part, task, reader, training=True, name="unlabelled"
             )
-        return cls(reader, train, splits, unlabelled, about)
+        return cls(reader, train, splits, unlabelled, about, overlap)
 
     @property
     def dev(self) -> dict[str, Split]:
@@ -209,18 +217,24 @@ class Data:
 
 def _apart(
     train: Dataset | IterableDataset, config: RunConfig, task: Task
-) -> tuple[Dataset | IterableDataset, Dataset]:
-    """Training rows, as many as are wanted, and the holdout."""
+) -> tuple[Dataset | IterableDataset, Dataset, int]:
+    """Training rows, as many as are wanted, the holdout, and how many rows are in neither."""
     wanted = config.max_train_samples
     if isinstance(train, Dataset):
         rest, holdout = tasks.cut_holdout(
-            train, config.holdout_seed, apart=task.apart, ordered=task.ordered
+            train,
+            config.holdout_seed,
+            apart=task.apart,
+            ordered=task.ordered,
+            texts=task.texts,
         )
+        left_out = len(train) - len(rest) - len(holdout)
         if wanted is not None and wanted < len(rest):
             # Running text is taken from its beginning, for each row goes on from the one before.
-            rest = rest if task.ordered else rest.shuffle(seed=SAMPLE_SEED, keep_in_memory=True)
-            rest = rest.select(range(wanted))
-        return rest, holdout
+            random = np.random.RandomState(SAMPLE_SEED)
+            kept = range(wanted) if task.ordered else random.permutation(len(rest))[:wanted]
+            rest = rest.select(kept)
+        return rest, holdout, left_out
     head = _taken(train, HELD_OUT + 1)
     if len(head) <= HELD_OUT:
         raise UsageError(
@@ -228,7 +242,8 @@ def _apart(
             "it whole, without --streaming"
         )
     rows = train.skip(HELD_OUT)
-    return rows if wanted is None else rows.take(wanted), head.select(range(HELD_OUT))
+    rows = rows if wanted is None else rows.take(wanted)
+    return rows, head.select(range(HELD_OUT)), 0
 
 
 def _taken(rows: IterableDataset, size: int) -> Dataset:

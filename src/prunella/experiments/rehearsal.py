@@ -39,7 +39,7 @@ def announce(config: RunConfig, model: PreTrainedModel, data: Data) -> str:
         f"{config.origin} on {config.task}: trains {_short(trained)} of {_short(total)} parameters "
         f"({_short(total - trained)} frozen), {goal}; {config.steps(data.examples):,} steps of "
         f"{config.batch_size} on {_trained_on(data)}; {rows['holdout']:,} rows of train held "
-        f"out; dev ({devs} rows) is {use}{_cut(data)}"
+        f"out; dev ({devs} rows) is {use}{_overlap(data)}{_cut(data)}"
     )
 
 
@@ -48,6 +48,22 @@ def _trained_on(data: Data) -> str:
     if rows is None:
         return "rows read as needed"
     return f"{rows:,} rows" + ("" if rows == data.examples else f" ({data.examples:,} examples)")
+
+
+def _overlap(data: Data) -> str:
+    """What train and the rows that the model is judged by have in common."""
+    left_out, *parts = data.overlap.items()
+    said = [
+        f"{part['shared']:,} of {part['rows']:,} rows of {name}"
+        + (f" ({part['whole']:,} of them whole)" if part["whole"] else "")
+        for name, part in parts
+        if part["shared"]
+    ]
+    of = "train" if data.about["train"]["rows"] is not None else "the first rows of train"
+    line = f"; text is shared with {of} by {', '.join(said) or 'no row of holdout and dev'}"
+    if left_out[1]:
+        line += f"; {left_out[1]:,} rows are in neither train nor holdout, or they would be in both"
+    return line
 
 
 def _cut(data: Data) -> str:

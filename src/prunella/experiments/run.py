@@ -167,6 +167,7 @@ def _carry_out(study: Study, folder: Path, output: Path) -> dict[str, Any]:
         "dev_used_for_selection": config.uses_dev or bool(teacher and teacher["used_dev"]),
         "task": study.about(),
         "data": study.data.about,
+        "overlap": study.data.overlap,
         "teacher": teacher,
         "environment": environment(),
     }

@@ -12,6 +12,7 @@ from prunella.tasks.demo import DEMO
 from prunella.tasks.glue import GLUE
 from prunella.tasks.holdout import cut_holdout
 from prunella.tasks.lm import language
+from prunella.tasks.overlap import shared
 from prunella.tasks.squad import SQUAD
 from prunella.tasks.t2t import text2text
 from prunella.tasks.table import table, texts
@@ -29,6 +30,7 @@ __all__ = [
     "cut_holdout",
     "get",
     "language",
+    "shared",
     "table",
     "text2text",
     "texts",

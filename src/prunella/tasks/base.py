@@ -116,6 +116,7 @@ class Task(ABC):
         length: Tokens of an input, unless the user says otherwise.
         minimize: Whether the headline metric is better when lower.
         apart: The column of the rows of which no value is to be both in train and in the holdout.
+        texts: The columns of the rows that hold text; None for all that hold strings.
         ordered: Whether a row goes on from the one before, so that parts are cut off at the end.
         classes: The class names in the order of their indices, for tasks that have a fixed set.
         numeric: Whether it is a regression.
@@ -128,6 +129,7 @@ class Task(ABC):
     length: ClassVar[int] = 128
     minimize: ClassVar[bool] = False
     apart: ClassVar[str | None] = None
+    texts: ClassVar[tuple[str, ...] | None] = None
     ordered: ClassVar[bool] = False
 
     @property

@@ -61,6 +61,7 @@ class Extraction(Task):
     auto = AutoModelForQuestionAnswering
     length: ClassVar[int] = 384
     apart: ClassVar[str | None] = "context"
+    texts: ClassVar[tuple[str, ...] | None] = ("question", "context")
 
     @property
     def metrics(self) -> tuple[str, ...]:
