@@ -87,6 +87,7 @@ class RunConfig:
       prunella prune --model t5-small --task text2text --data pairs.jsonl
       prunella prune --model gpt2 --task lm/causal --data text.txt
       prunella prune --model bert-base-uncased --task lm/masked --data text.txt
+      prunella prune --model Qwen/Qwen2.5-0.5B-Instruct --task chat --data chat.jsonl
 
     Models: encoders (BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa, ALBERT, XLNet, MPNet,
     ModernBERT), decoders (GPT-2, OPT, Llama, Qwen), both (T5, BART, mBART), and whatever else
@@ -101,7 +102,8 @@ class RunConfig:
     on your own --data; the generated "demo" task.
     Answer from a text: qa/squad, qa/squad_v2. Tag words: ner/conll2003, ner/wnut17, ner/columns.
     Write from data: d2t/e2e, d2t/webnlg, d2t/dart. Write from text: text2text on your own --data.
-    Model language: lm/causal, lm/masked."""
+    Model language: lm/causal, lm/masked. Answer in conversations of your own --data: chat, which
+    lm/causal becomes on such data, too."""
 
     data: str | None = None
     """Folder with the task's files under their original names; without it they are read from the
@@ -110,7 +112,12 @@ class RunConfig:
 
     text_column: str | None = None
     """Column of the texts, by default "text"; for ner/columns the number of the words' column,
-    by default 0."""
+    by default 0; for chat that of the lists of messages, by default "messages", "conversations",
+    or "prompt" with "completion" or "response"."""
+
+    train_on: Literal["assistant", "all"] | None = None
+    """Tokens of a conversation that chat learns: the assistant's alone, which is the default, or
+    all."""
 
     pair_column: str | None = None
     """Column of the second texts, where there are pairs."""
@@ -132,7 +139,7 @@ class RunConfig:
     """Train on so many rows at most, the same at every seed; the holdout is cut off before."""
 
     streaming: bool = False
-    """Read training data as it is needed, for sets larger than memory; for text2text and lm/*.
+    """Read training data as it is needed, for sets larger than memory; for text2text, lm/*, chat.
     Needs --max-steps."""
 
     criterion: str = "pins"
@@ -288,8 +295,8 @@ class RunConfig:
     """AdamW's decay."""
 
     max_length: int | None = None
-    """Tokens of an input; by default 384 for qa/*, 128 for others, and no more than the model
-    reads. Of lm/* the tokens of a block."""
+    """Tokens of an input; by default 384 for qa/*, 256 for d2t/*, text2text and lm/*, 1024 for
+    chat, 128 for others, and no more than the model reads. Of lm/* the tokens of a block."""
 
     truncate: bool = True
     """Cut off what is longer. --no-truncate makes it an error."""

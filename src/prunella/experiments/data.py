@@ -13,7 +13,7 @@ from prunella import tasks
 from prunella.errors import UsageError, unknown
 from prunella.experiments.config import RunConfig
 from prunella.experiments.encoding import Split, encode, fingerprint, stream
-from prunella.tasks import Classification, Reader, Task
+from prunella.tasks import Classification, Reader, Task, conversations
 
 SAMPLE_SEED = 0  # of --max-train-samples, which no run's seed changes
 HELD_OUT = 1000  # rows of a stream
@@ -21,14 +21,16 @@ HELD_OUT = 1000  # rows of a stream
 # Settings that say where the data's columns are, and the tasks they are for.
 _TABLES = ("classification", "regression")
 _LANGUAGE = ("lm/causal", "lm/masked")
+_CHAT = ("lm/causal", "chat")
 _OF_TASKS = {
-    "text_column": (*_TABLES, *_LANGUAGE, "ner/columns"),
+    "text_column": (*_TABLES, *_LANGUAGE, "chat", "ner/columns"),
     "pair_column": _TABLES,
     "label_column": (*_TABLES, "ner/columns"),
     "scheme": ("ner/columns",),
     "source_column": ("text2text",),
     "target_column": ("text2text",),
-    "streaming": ("text2text", *_LANGUAGE),
+    "streaming": ("text2text", *_LANGUAGE, "chat"),
+    "train_on": _CHAT,
 }
 # Settings of a task, where it has the field.
 _FIELDS = {
@@ -36,6 +38,7 @@ _FIELDS = {
     "no_answer_threshold": "threshold",
     "prefix": "prefix",
     "max_target_length": "target_length",
+    "train_on": "train_on",
 }
 _DECODING = ("beams", "max_new_tokens", "length_penalty", "no_repeat_ngram")
 
@@ -88,6 +91,17 @@ def _own(config: RunConfig) -> Task:
             "and dev files, by --data"
         )
     path = Path(config.data or "").expanduser()
+    if config.task in (*_CHAT, "lm/masked", "text2text") and config.data is not None:
+        holds = conversations.are_in(path, config.text_column)
+        if config.task == "chat" or (holds and config.task == "lm/causal"):
+            return tasks.chat(
+                path, name=config.task, column=config.text_column, streaming=config.streaming
+            )
+        if holds and not config.source_column:
+            raise UsageError(
+                f"{config.data} holds conversations, which {config.task} does not read; give "
+                "--task chat"
+            )
     if config.task in _LANGUAGE:
         return tasks.language(
             "lm/causal" if config.task == "lm/causal" else "lm/masked",
@@ -205,6 +219,14 @@ class Data:
         parts = [split.features for split in self.splits.values()]
         parts += [part for part in (self.train, self.unlabelled) if isinstance(part, Dataset)]
         return max(max(part["length"]) for part in parts)
+
+    def left_out(self) -> dict[str, tuple[int, int]]:
+        """For each split with rows that made no input, how many, and of how many."""
+        parts = {name: (len(split.rows), split.features) for name, split in self.splits.items()}
+        if isinstance(self.train, Dataset):
+            parts["train"] = (self.about["train"]["rows"], self.train)
+        counts = {name: (rows - len({*part["row"]}), rows) for name, (rows, part) in parts.items()}
+        return {name: count for name, count in counts.items() if count[0]}
 
     def cut(self) -> dict[str, tuple[int, int]]:
         """For each split with inputs that had to be cut, how many, and of how many."""

@@ -94,7 +94,8 @@ def encode(
             "folder in the environment variable HF_DATASETS_CACHE"
         ) from error
     if len(features) == 0:
-        raise UsageError(f"{name}: its {len(rows)} rows have no text that can be read; give others")
+        lacking = task.lacking or "text that can be read"
+        raise UsageError(f"{name}: its {len(rows)} rows are all without {lacking}; give others")
     return features, about
 
 
@@ -149,6 +150,7 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
         tokenizer.padding_side,
         tokenizer.truncation_side,
         tokenizer.model_input_names,
+        tokenizer.chat_template,
     )
     return f"{names} {json.dumps(known)} {sorted(slow.items())}"
 

@@ -25,7 +25,7 @@ from prunella.prunable import embedding_names, find_prunable
 from prunella.runtime import masks_from
 from prunella.runtime.checkpoint import from_pretrained
 from prunella.tasks import Reader, Task
-from prunella.tasks.base import is_decoder, positions
+from prunella.tasks.base import is_decoder, positions, stops
 
 
 def locate(name: str) -> str:
@@ -69,6 +69,7 @@ def load(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
         read = AutoTokenizer.from_pretrained(where)
         known = AutoConfig.from_pretrained(where)
         auto = task.architecture(known)
+        ends = task.ends(read)
         model, report = from_pretrained(
             auto,
             where,
@@ -88,6 +89,12 @@ def load(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
         ) from error
     _check_whole(name, model, read, report)
     _fill_padding(model, read)
+    if task.pads and read.pad_token is None:
+        raise UsageError(
+            f"the tokenizer of the model {name} has no token to pad with, and none that ends a "
+            "text; set its pad_token and save it again (tokenizer.save_pretrained)"
+        )
+    _end_by(model, ends)
     return model, read
 
 
@@ -114,6 +121,12 @@ def _fill_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _end_by(model: PreTrainedModel, ends: list[int]) -> None:
+    """Have what the model writes end by these tokens, too, of which its checkpoint may not know."""
+    if ends:
+        model.generation_config.eos_token_id = [*dict.fromkeys([*ends, *stops(model)])]
 
 
 def freeze(model: PreTrainedModel, config: RunConfig) -> None:

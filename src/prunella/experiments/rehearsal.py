@@ -15,7 +15,7 @@ from prunella.pruner import Pruner
 from prunella.tasks import Task
 
 
-def announce(config: RunConfig, model: PreTrainedModel, data: Data) -> str:
+def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) -> str:
     """What will be trained, frozen, pruned and held out, and what had to be cut."""
     prunable, _ = find_prunable(model, **build.chosen(config))
     total = sum(p.numel() for p in model.parameters())
@@ -36,11 +36,17 @@ def announce(config: RunConfig, model: PreTrainedModel, data: Data) -> str:
     devs = " + ".join(f"{rows[name]:,}" for name in data.dev)
     use = "chosen on, which the result will say" if config.uses_dev else "used once, at the end"
     return (
-        f"{config.origin} on {config.task}: trains {_short(trained)} of {_short(total)} parameters "
-        f"({_short(total - trained)} frozen), {goal}; {config.steps(data.examples):,} steps of "
+        f"{config.origin} on {config.task}{_aim(task, data)}: trains {_short(trained)} of "
+        f"{_short(total)} parameters ({_short(total - trained)} frozen), {goal}; "
+        f"{config.steps(data.examples):,} steps of "
         f"{config.batch_size} on {_trained_on(data)}; {rows['holdout']:,} rows of train held "
-        f"out; dev ({devs} rows) is {use}{_overlap(data)}{_cut(data)}"
+        f"out; dev ({devs} rows) is {use}{_overlap(data)}{_cut(data)}{_left_out(task, data)}"
     )
+
+
+def _aim(task: Task, data: Data) -> str:
+    aim = task.aim(data.reader.tokenizer)
+    return f" ({aim})" if aim else ""
 
 
 def _trained_on(data: Data) -> str:
@@ -69,6 +75,13 @@ def _overlap(data: Data) -> str:
 def _cut(data: Data) -> str:
     counts = [f"{cut:,} of {of:,} in {name}" for name, (cut, of) in data.cut().items()]
     return f"; too long and cut off: {', '.join(counts)}" if counts else ""
+
+
+def _left_out(task: Task, data: Data) -> str:
+    if task.lacking is None:
+        return ""
+    counts = [f"{left:,} of {of:,} in {name}" for name, (left, of) in data.left_out().items()]
+    return f"; left out, without {task.lacking}: {', '.join(counts)}" if counts else ""
 
 
 def _short(count: int) -> str:

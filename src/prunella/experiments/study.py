@@ -76,7 +76,7 @@ class Study:
         check_length(config, model, tokenizer, read.longest)
         rehearse(config, model, tokenizer, task, study.steps)
         # Broken between words, unlike the paths and commands that are to be copied.
-        console.print(announce(config, model, read), soft_wrap=False)
+        console.print(announce(config, model, task, read), soft_wrap=False)
         return study
 
     @property

@@ -6,6 +6,7 @@
 
 from prunella.errors import unknown
 from prunella.tasks.base import Reader, Record, Splits, Task, TaskError
+from prunella.tasks.chat import chat
 from prunella.tasks.classification import Classification
 from prunella.tasks.d2t import D2T
 from prunella.tasks.demo import DEMO
@@ -26,6 +27,7 @@ __all__ = [
     "Splits",
     "Task",
     "TaskError",
+    "chat",
     "columns",
     "cut_holdout",
     "get",
@@ -37,7 +39,7 @@ __all__ = [
 ]
 
 # Tasks that are made of the user's own data.
-OWN = ("classification", "regression", "ner/columns", "text2text", "lm/causal", "lm/masked")
+OWN = ("classification", "regression", "ner/columns", "text2text", "lm/causal", "lm/masked", "chat")
 
 TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, DEMO, *SQUAD, *NER, *D2T)}
 

@@ -118,6 +118,8 @@ class Task(ABC):
         apart: The column of the rows of which no value is to be both in train and in the holdout.
         texts: The columns of the rows that hold text; None for all that hold strings.
         ordered: Whether a row goes on from the one before, so that parts are cut off at the end.
+        lacking: What a row may lack, and is then left out; None where none is.
+        pads: Whether batches are padded with a token of the tokenizer's.
         classes: The class names in the order of their indices, for tasks that have a fixed set.
         numeric: Whether it is a regression.
     """
@@ -131,6 +133,8 @@ class Task(ABC):
     apart: ClassVar[str | None] = None
     texts: ClassVar[tuple[str, ...] | None] = None
     ordered: ClassVar[bool] = False
+    lacking: ClassVar[str | None] = None
+    pads: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -161,6 +165,18 @@ class Task(ABC):
     def about(self) -> dict[str, Any]:
         """Its settings, as JSON has them."""
         return {name: value for name, value in asdict(self).items() if name != "load"}
+
+    def aim(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """What a run says of the task before it begins, where its name does not; else nothing."""
+        return ""
+
+    def ends(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """The tokens by which a model learns to end what it writes; none where it writes nothing.
+
+        Raises:
+            TaskError: the tokenizer lacks what the task needs.
+        """
+        return []
 
     def head(self) -> dict[str, Any]:
         """Settings of the model's config that the task's head needs."""
@@ -251,6 +267,13 @@ def is_decoder(config: PreTrainedConfig) -> bool:
         return False
     others = (*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *_NOT_CAUSAL)
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in others
+
+
+def stops(model: PreTrainedModel) -> list[int]:
+    """The tokens that end what a model writes, as its generation config has them."""
+    config: Any = model.generation_config
+    found = None if config is None else config.eos_token_id
+    return [] if found is None else [found] if isinstance(found, int) else list(found)
 
 
 def positions(model: PreTrainedModel) -> int | None:

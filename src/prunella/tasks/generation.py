@@ -42,6 +42,7 @@ from prunella.tasks.base import (
     TaskError,
     is_decoder,
     positions,
+    stops,
 )
 
 ROW = Features(source=Value("string"), references=List(Value("string")))
@@ -156,11 +157,6 @@ class Generation(Task):
         `reader.max_length` for an encoder, and for a decoder so that its sequence has that length
         with the target, or with room to write `decoding.max_new_tokens`.
         """
-        if reader.tokenizer.eos_token_id is None:
-            raise TaskError(
-                f"{self.name}: the tokenizer has no end-of-sequence token, so that a model cannot "
-                "learn where to stop; give a model that has one"
-            )
         places = list(range(len(rows["source"])))
         targets: list[list[int]] = [[] for _ in places]
         cut = [False for _ in places]
@@ -188,11 +184,19 @@ class Generation(Task):
             "row": [rows["row"][place] for place in places],
         }
 
+    def ends(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        if tokenizer.eos_token_id is None:
+            raise TaskError(
+                f"{self.name}: the tokenizer has no end-of-sequence token, so that a model cannot "
+                "learn where to stop; give a model that has one"
+            )
+        return [tokenizer.eos_token_id]
+
     def _targets(self, texts: list[str], reader: Reader) -> tuple[list[list[int]], list[bool]]:
         """The tokens to write for each text, up to end-of-sequence, and whether it was cut."""
         tokenizer = reader.tokenizer
         settings = {"add_special_tokens": not reader.decoder_only, "verbose": False}
-        eos = tokenizer.eos_token_id
+        (eos,) = self.ends(tokenizer)
         end = [] if eos in tokenizer(text_target="", **settings)["input_ids"] else [eos]
         limit = self.target_length
         if reader.limit is not None and not reader.decoder_only:
@@ -271,7 +275,7 @@ class Generation(Task):
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             logits_processor=LogitsProcessorList([_Finite()]),
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=[*dict.fromkeys([*self.ends(tokenizer), *stops(model)])],
             pad_token_id=tokenizer.pad_token_id,
             **settings,
         )

@@ -13,7 +13,6 @@ block of special tokens only or, for the causal task, of a single token.
 from __future__ import annotations
 
 import logging
-import math
 import reprlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,11 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from datasets import Dataset
 from torch import Tensor
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -36,7 +32,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
@@ -48,10 +43,9 @@ from prunella.tasks.base import (
     Splits,
     Task,
     TaskError,
-    finite,
-    is_decoder,
 )
 from prunella.tasks.holdout import with_dev
+from prunella.tasks.likelihood import check_decoder, likelihoods, padded, perplexity
 from prunella.tasks.reading import READERS, at, lines, parts, rows_of
 from prunella.tasks.sources import from_hub
 from prunella.tasks.streaming import TEXTS, streamed
@@ -62,7 +56,6 @@ TRAIN = ("train", "wiki.train")
 DEV = ("dev", "validation", "valid", "wiki.valid")
 
 MASK_RATE, MASKED, CHANGED = 0.15, 0.8, 0.1
-MAX_NATS = 700.0  # a token; e to that power, and the sum of many such, are finite
 
 logger = logging.getLogger("prunella")
 
@@ -91,6 +84,7 @@ class Language(Task):
     length = 256
     minimize = True
     ordered = True
+    pads = False
 
     def __post_init__(self) -> None:
         if self.stride < 0 or (self.masked and self.stride):
@@ -115,12 +109,8 @@ class Language(Task):
                 f"{self.name}: {kind} models are encoder-decoders, which write one text from "
                 f"another; give {example}"
             )
-        if not self.masked and not is_decoder(config):
-            remedy = ", or use lm/masked" if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES else ""
-            raise TaskError(
-                f"{self.name}: {kind} models are not made to predict each token from those before "
-                f"it alone; give a decoder such as GPT-2 or Llama{remedy}"
-            )
+        if not self.masked:
+            check_decoder(self.name, config)
         if self.masked and getattr(config, "is_decoder", False):
             raise TaskError(
                 f"{self.name}: this {kind} model reads from left to right (is_decoder in its "
@@ -208,18 +198,7 @@ class Language(Task):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: dict[str, Tensor]
     ) -> list[tuple[float, int]]:
         """For each block the negative log-likelihood of its targets, in nats, and their number."""
-        labels = batch["labels"]
-        # Without labels, for with them models compute the loss in another copy of the logits.
-        logits = model(**{name: batch[name] for name in batch if name != "labels"}).logits
-        if not self.masked:
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        counted = labels != IGNORED
-        losses = [
-            cross_entropy(scores[places].float(), wanted[places], reduction="sum")
-            for scores, wanted, places in zip(logits, labels, counted, strict=True)
-        ]
-        nats: list[float] = finite(torch.stack(losses)).tolist()
-        return list(zip(nats, counted.sum(dim=1).tolist(), strict=True))
+        return likelihoods(model, batch, shift=not self.masked)
 
     def records(self, rows: Dataset, features: Dataset, outputs: list[Any]) -> list[Record]:
         """A record for every block, not row: `nll`, in nats, of so many `tokens`."""
@@ -227,13 +206,7 @@ class Language(Task):
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         """The perplexity, at most e^700, for JSON knows no infinity; see `Task.score`."""
-        tokens = sum(record["tokens"] for record in records)
-        if tokens == 0:
-            raise TaskError(
-                f"{self.name}: the texts have no token to predict; give more or longer ones"
-            )
-        nats = sum(record["nll"] for record in records) / tokens
-        return {"perplexity": math.exp(min(nats, MAX_NATS))}
+        return {"perplexity": perplexity(self.name, records)}
 
 
 def language(
@@ -305,7 +278,6 @@ def _mask(
 def _collate(
     tokenizer: PreTrainedTokenizerBase, features: list[dict[str, Any]]
 ) -> dict[str, Tensor]:
-    """Pad on the right: GPT-2 counts positions from the first column, be it padding or not."""
     if "labels" not in features[0]:
         # The state of no generator need be saved with a run.
         known = np.concatenate([feature["input_ids"] for feature in features])
@@ -315,20 +287,7 @@ def _collate(
             feature | {"input_ids": ids, "labels": labels}
             for feature, (ids, labels) in zip(features, masked, strict=True)
         ]
-    paddings = {
-        "input_ids": tokenizer.pad_token_id or 0,
-        "attention_mask": 0,
-        "labels": IGNORED,
-    }
-    return {
-        name: pad_sequence(
-            [torch.as_tensor(feature[name]) for feature in features],
-            batch_first=True,
-            padding_value=padding,
-        )
-        for name, padding in paddings.items()
-        if name in features[0]
-    }
+    return padded(tokenizer, features)
 
 
 def _load(name: str, given: Path | None, column: str, streaming: bool, data: Path | None) -> Splits:
