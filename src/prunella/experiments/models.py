@@ -25,7 +25,7 @@ from prunella.prunable import embedding_names, find_prunable
 from prunella.runtime import masks_from
 from prunella.runtime.checkpoint import from_pretrained
 from prunella.tasks import Reader, Task
-from prunella.tasks.base import is_decoder, positions, stops
+from prunella.tasks.base import is_decoder, positions
 
 
 def locate(name: str) -> str:
@@ -125,8 +125,11 @@ def _fill_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 def _end_by(model: PreTrainedModel, ends: list[int]) -> None:
     """Have what the model writes end by these tokens, too, of which its checkpoint may not know."""
-    if ends:
-        model.generation_config.eos_token_id = [*dict.fromkeys([*ends, *stops(model)])]
+    config: Any = getattr(model, "generation_config", None)
+    if config is not None and ends:
+        known = config.eos_token_id
+        known = known if isinstance(known, list) else [] if known is None else [known]
+        config.eos_token_id = list(dict.fromkeys([*ends, *known]))
 
 
 def freeze(model: PreTrainedModel, config: RunConfig) -> None:

@@ -269,13 +269,6 @@ def is_decoder(config: PreTrainedConfig) -> bool:
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in others
 
 
-def stops(model: PreTrainedModel) -> list[int]:
-    """The tokens that end what a model writes, as its generation config has them."""
-    config: Any = model.generation_config
-    found = None if config is None else config.eos_token_id
-    return [] if found is None else [found] if isinstance(found, int) else list(found)
-
-
 def positions(model: PreTrainedModel) -> int | None:
     """Tokens that a model has positions for; None where these are relative and have no end."""
     config = model.config.get_text_config(decoder=True)  # itself, unless it is made of several

@@ -8,6 +8,7 @@ is only read; besides `tools` (schemas), `system` (a text) and `chat_template_kw
 from __future__ import annotations
 
 import json
+import logging
 import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,6 +37,8 @@ ROLES = {  # of ShareGPT
 }
 # Columns that change what a conversation says, and that no template is given.
 _UNREAD = ("images", "image", "audios", "audio", "videos", "video", "functions", "documents")
+
+logger = logging.getLogger("prunella")
 
 
 def load(data: Path, column: str | None, streaming: bool) -> Splits:
@@ -84,6 +87,15 @@ def _rows(path: Path, column: str | None) -> Dataset:
     rows = list(_read(str(path), column))
     if not rows:
         raise TaskError(f"{path}: no rows; it must hold at least one.")
+    begun = sum(json.loads(row["messages"])[0]["role"] == "assistant" for row in rows)
+    if begun:
+        logger.warning(
+            "%s: %d of %d conversations begin with the assistant; such an opening is read and not "
+            "learnt, for nothing asks for it",
+            path,
+            begun,
+            len(rows),
+        )
     return Dataset.from_list(rows, features=ROW)
 
 

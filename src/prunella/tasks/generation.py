@@ -42,7 +42,6 @@ from prunella.tasks.base import (
     TaskError,
     is_decoder,
     positions,
-    stops,
 )
 
 ROW = Features(source=Value("string"), references=List(Value("string")))
@@ -275,7 +274,7 @@ class Generation(Task):
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             logits_processor=LogitsProcessorList([_Finite()]),
-            eos_token_id=[*dict.fromkeys([*self.ends(tokenizer), *stops(model)])],
+            eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             **settings,
         )

@@ -121,7 +121,8 @@ class Conversation:
         raise self._error(
             f"asks for an answer by {prompt[max(0, same - 20) :][-60:]!r} and writes it as "
             f"{text[max(0, same - 20) :][:60]!r}, so that what is learnt would not be what is "
-            "asked; give one whose prompt is the beginning of the answer"
+            "asked; put one whose prompt begins the answer into the model's folder, as "
+            "chat_template.jinja"
         )
 
     def _text(self, count: int, *, ask: bool = False, without: int | None = None) -> str:
