@@ -13,6 +13,7 @@ The same for classification, regression, token tagging, span extraction and lang
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +26,14 @@ from torch.nn import functional
 from prunella.errors import UsageError
 from prunella.prunable import unwrap
 from prunella.snapshot import Snapshot, spare_cache
+from prunella.teachers import check_fit, check_widths, is_vocabulary
 
 IGNORED = -100  # the label of what does not count
 TARGETS = ("labels", "start_positions", "end_positions")
 
 Weight = float | Literal["adaptive"]
+
+logger = logging.getLogger("prunella")
 
 
 # --- functions of logits ------------------------------------------------------------------------
@@ -338,6 +342,9 @@ class SelfRegularization(Regularizer):
 class Distillation(Regularizer):
     """The model is held to what another one predicts.
 
+    Of two vocabularies that were padded to different widths, the columns that both have are
+    compared, and the log says so; whether they stand for the same tokens is for the caller to know.
+
     Args:
         teacher: the other model, on the same device; it is put into evaluation mode, and is not
             trained.
@@ -369,10 +376,23 @@ class Distillation(Regularizer):
         self.hidden = hidden
         self.attention = attention
         self.columns = None if columns is None else list(columns)
+        self._said = False  # that columns are left out
         asks = {"output_hidden_states": hidden > 0, "output_attentions": attention > 0}
         self.asks = {name: True for name, wanted in asks.items() if wanted}
 
     def begin(self, model: nn.Module) -> None:
+        """See `Regularizer.begin`.
+
+        Raises:
+            UsageError: what the two models compute cannot be compared.
+        """
+        check_fit(
+            unwrap(model),
+            self.teacher,
+            hidden=self.hidden > 0,
+            attention=self.attention > 0,
+            mapped=self.columns is not None,
+        )
         self.teacher.to(next(model.parameters()).device)
 
     def __call__(self, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
@@ -381,6 +401,8 @@ class Distillation(Regularizer):
         teacher = Predictions.of(theirs, inputs)
         if self.columns is not None:
             teacher = replace(teacher, logits=teacher.logits[..., self.columns])
+        elif is_vocabulary(self.teacher, teacher.logits.shape[-1]):
+            student, teacher = self._shared(student, teacher)
         term = self.weight * _mean(divergence(student, teacher, self.temperature))
         if self.hidden:
             pairs = _layers("hidden_states", outputs, theirs)
@@ -391,6 +413,25 @@ class Distillation(Regularizer):
                 pairs, lambda real: real[:, None, :, None] & real[:, None, None, :], inputs
             )
         return term
+
+    def _shared(
+        self, student: Predictions, teacher: Predictions
+    ) -> tuple[Predictions, Predictions]:
+        """Both without the columns that only one vocabulary has."""
+        ours, theirs = (each.logits.shape[-1] for each in (student, teacher))
+        if ours == theirs:
+            return student, teacher
+        check_widths(ours, theirs)
+        width = min(ours, theirs)
+        if not self._said:
+            logger.warning(
+                "the teacher's logits are over %s tokens and the model's over %s, taken for one "
+                "vocabulary with padding: the first %s of both are compared",
+                *(f"{number:,}" for number in (theirs, ours, width)),
+            )
+            self._said = True
+        cut = (replace(each, logits=each.logits[..., :width]) for each in (student, teacher))
+        return next(cut), next(cut)
 
 
 def _mean(items: Tensor) -> Tensor:

@@ -123,20 +123,23 @@ def terms(
     if "self" in config.regularize:
         made.append(SelfRegularization(model, config.self_weight, config.temperature, every))
     if teacher is not None:
-        made.append(
-            Distillation(
-                weight=config.distill_weight,
-                temperature=config.temperature,
-                hidden=config.distill_hidden,
-                attention=config.distill_attention,
-                **teacher,
-            )
-        )
+        made.append(distillation(config, teacher))
     if "smoothing" in config.regularize:
         made.append(Smoothing(config.smoothing))
     if "virtual-teacher" in config.regularize:
         made.append(VirtualTeacher(config.virtual_teacher))
     return made
+
+
+def distillation(config: RunConfig, teacher: Mapping[str, Any]) -> Distillation:
+    """The term of a teacher; see `terms`."""
+    return Distillation(
+        weight=config.distill_weight,
+        temperature=config.temperature,
+        hidden=config.distill_hidden,
+        attention=config.distill_attention,
+        **teacher,
+    )
 
 
 def in_steps(value: int | float, steps: int) -> int:

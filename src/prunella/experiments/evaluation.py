@@ -36,7 +36,7 @@ def records(
     collate = task.collator(tokenizer, model)
     order = np.argsort(features["length"], kind="stable")
     found: list[Any] = [None] * len(order)
-    with _evaluating(model), torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+    with evaluating(model), torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             batch = collate([inputs[int(place)] for place in places])
@@ -48,7 +48,8 @@ def records(
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """While this lasts, a model evaluates, and no gradient is kept."""
     training = model.training
     model.eval()
     try:

@@ -201,6 +201,12 @@ def load_teacher(
             f"the teacher {name} has another vocabulary than the model, and would read other "
             "words; give one with the same tokenizer"
         )
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows <= max(tokenizer.get_vocab().values()):
+        raise UsageError(
+            f"the teacher {name} has embeddings for {rows:,} tokens, and its tokenizer has "
+            f"{len(tokenizer):,}; give a checkpoint whose table was resized to its tokenizer"
+        )
     _fill_padding(model, tokenizer)
     if task.classes is None and (not task.numeric or model.config.num_labels == 1):
         return model, None

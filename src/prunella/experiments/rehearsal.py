@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -9,10 +11,11 @@ from prunella.errors import UsageError
 from prunella.experiments import build, models
 from prunella.experiments.config import RunConfig
 from prunella.experiments.data import Data
+from prunella.experiments.evaluation import evaluating
 from prunella.experiments.progress import check_trackers
 from prunella.prunable import find_prunable
 from prunella.pruner import Pruner
-from prunella.tasks import Task
+from prunella.tasks import Reader, Task
 
 
 def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) -> str:
@@ -104,11 +107,39 @@ def rehearse(
                 f"probabilities of classes, and {config.task} is a regression; leave it out"
             )
     check_trackers(config.report_to)
-    build.terms(config, model, models.teacher(config, model, tokenizer, task), steps)
+    build.terms(config, model, None, steps)
     if config.criterion != "dense":
         optimizer = torch.optim.SGD(model.parameters())
         settings = build.pruning(config, models.masks(config, model))
         Pruner(model, optimizer, **settings, total_steps=steps).detach()
+
+
+def check_teacher(
+    config: RunConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    reader: Reader,
+) -> None:
+    """Raise UsageError where a model cannot learn from its teacher, before any text is read."""
+    given = models.teacher(config, model, tokenizer, task)
+    if given is None:
+        return
+    limit = models.limit(given["teacher"], tokenizer)
+    if limit < reader.max_length:
+        raise UsageError(
+            f"the teacher {config.teacher} reads {limit} tokens at most, and inputs have up to "
+            f"{reader.max_length}; give --max-length {limit}, or another teacher"
+        )
+    known = inspect.signature(model.forward).parameters
+    read = tokenizer("a b c", return_tensors="pt")
+    inputs = {name: values for name, values in read.items() if name in known}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    term = build.distillation(config, given)
+    term.begin(model)
+    with evaluating(model):
+        term(model(**inputs, **term.asks), inputs)
 
 
 def check_length(

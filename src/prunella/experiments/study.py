@@ -36,7 +36,7 @@ from prunella.experiments.data import Data
 from prunella.experiments.evaluation import CheckedTrainer, records
 from prunella.experiments.folder import read_json, write_json
 from prunella.experiments.progress import ProgressBar, trackers
-from prunella.experiments.rehearsal import announce, check_length, rehearse
+from prunella.experiments.rehearsal import announce, check_length, check_teacher, rehearse
 from prunella.experiments.trace import Tracer
 from prunella.hf import PruningCallback
 from prunella.hf.checkpoints import check, latest
@@ -71,6 +71,7 @@ class Study:
         model, tokenizer = models.load(config.origin, task)
         models.freeze(model, config)
         reader = models.reader(config, task, model, tokenizer)
+        check_teacher(config, model, tokenizer, task, reader)
         read = Data.read(config, task, reader)
         study = cls(config, task, read, console)
         check_length(config, model, tokenizer, read.longest)
