@@ -130,6 +130,20 @@ def rewritten(folder: Path) -> None:
         _lines(folder / f"{part}.jsonl", rows)
 
 
+def talked(folder: Path) -> None:
+    for part in COUNTS:
+        rows = []
+        for source, texts in _pairs(part):
+            turns = [
+                ("user", source),
+                ("assistant", texts[0]),
+                ("user", "why"),
+                ("assistant", "no"),
+            ]
+            rows.append({"messages": [{"role": role, "content": text} for role, text in turns]})
+        _lines(folder / f"{part}.jsonl", rows)
+
+
 def written(folder: Path) -> None:
     for part, count in COUNTS.items():
         rng = random.Random(part)
@@ -151,4 +165,5 @@ CORPORA: dict[str, Callable[[Path], None]] = {
     "text2text": rewritten,
     "lm/causal": written,
     "lm/masked": written,
+    "chat": talked,
 }

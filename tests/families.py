@@ -172,8 +172,12 @@ def _llama() -> PreTrainedTokenizerBase:
 
 
 def _qwen2() -> PreTrainedTokenizerBase:
-    """Ends and pads with the same token."""
-    return Qwen2Tokenizer(**_bpe("<|endoftext|>"))
+    """Ends and pads with the same token; made for chat."""
+    template = (
+        "{% for m in messages %}{{ m.role + '\n' + m.content + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}"
+    )
+    return Qwen2Tokenizer(**_bpe("<|endoftext|>"), chat_template=template)
 
 
 def _t5() -> PreTrainedTokenizerBase:

@@ -8,10 +8,17 @@ import chats
 import pytest
 import torch
 from families import WORDS, build
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 import prunella
 from prunella.cli import main
+from prunella.experiments.models import load
+from prunella.tasks import get
 
 ROWS = [
     (" ".join([one, *WORDS[9 : 9 + more]]), one) for one in WORDS[3:9] for more in range(1, 7)
@@ -94,3 +101,59 @@ def test_texts_of_a_decoder(criterion: str, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(output)
     assert tokenizer.pad_token == tokenizer.eos_token
     check(output, [f"{source}\n" for source, _ in ROWS[::7]])
+
+
+def test_what_ends_a_text_is_trained_where_it_pads_as_well(tmp_path: Path) -> None:
+    """A second run finds it as the pad token in the config, for which torch keeps no gradient."""
+    folder = checkpoint(tmp_path / "model", "qwen2", chats.DEAF)
+    config = json.loads((folder / "config.json").read_text())
+    end = config["pad_token_id"] = config["eos_token_id"]
+    (folder / "config.json").write_text(json.dumps(config))
+    model, tokenizer = load(str(folder), get("d2t/e2e"))
+    assert tokenizer.pad_token_id == end == model.config.pad_token_id
+    ids = torch.tensor([[end, 9, 10]])
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert model.get_input_embeddings().weight.grad[end].any()
+
+
+def test_tokenizers_that_lack_special_tokens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Text is joined as it is, which is said; where a token must end or pad, it is refused."""
+    folder = tmp_path / "model"
+    build("gpt2", AutoModelForCausalLM).save_pretrained(folder)
+    made = chats.tokenizer(None, "gpt2").backend_tokenizer
+    PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(folder)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(text for text, _ in ROWS) + "\n")
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(f'{{"source": "{a}", "target": "{b}"}}\n' for a, b in ROWS))
+    table = tmp_path / "table.csv"
+    table.write_text("text,label\n" + "".join(f"{a},{b}\n" for a, b in ROWS))
+    given = ["prune", "--model", str(folder), "--output", str(tmp_path / "out"), "--max-steps=2"]
+    for task, data, words in (
+        ("text2text", pairs, "no end-of-sequence token"),
+        ("classification", table, "no token to pad with"),
+    ):
+        assert main([*given, "--task", task, "--data", str(data)]) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+    flags = ["--criterion=dense", "--task=lm/causal", "--data", str(texts)]
+    assert main([*given, *flags]) == 0
+    assert "no token of the tokenizer ends one" in " ".join(capsys.readouterr().out.split())
+
+
+def test_special_tokens_in_texts_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = checkpoint(tmp_path / "model", "gpt2", None)
+    data = tmp_path / "data.jsonl"
+    rows = [
+        {"source": a, "target": f"{b}<|endoftext|>" if n == 5 else b}
+        for n, (a, b) in enumerate(ROWS)
+    ]
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    given = ["prune", "--model", str(folder), "--task", "text2text", "--criterion", "dense"]
+    given += ["--max-steps=1", "--output", str(tmp_path / "out"), "--data", str(data)]
+    assert main(given) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "special tokens are spelled out, and read as such, in rows of train (1)" in said

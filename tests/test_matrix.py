@@ -136,6 +136,7 @@ MODELS = {
     "d2t/dart": "bart",
     "text2text": "llama",
     "lm/causal": "opt",
+    "chat": "qwen2",
 }
 
 

@@ -83,6 +83,7 @@ FITS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], dict[str
     "depth": (bert, lambda: bert(num_hidden_layers=3), {"hidden": 1.0}, "num_hidden_layers is 3"),
     "width": (qwen, lambda: qwen(hidden_size=32), {"hidden": 1.0}, "hidden_size is 32"),
     "heads": (bert, lambda: bert(num_attention_heads=4), {"attention": 1.0}, "heads is 4"),
+    "openly": (bert, bert, {"attention": 1.0}, "these have sdpa and sdpa; call set_attn"),
     "kind": (qwen, t5, {}, "the teacher is an encoder-decoder"),
     "both": (t5, t5, {"hidden": 1.0}, "leave out --distill-hidden"),
 }

@@ -61,6 +61,13 @@ def check_fit(
             )
         remedy = f"give a teacher of the same depth and width, or leave out --distill-{kind}"
         _check_same(ours, theirs, _SHAPES[kind], f"{remedy} ({kind}=0)")
+        how = [_get(each, "_attn_implementation") for each in (ours, theirs)]
+        if kind == "attention" and {*how} - {"eager", None}:
+            raise UsageError(
+                "attention is compared where both models compute it openly, and these have "
+                f"{how[0]} and {how[1]}; call set_attn_implementation('eager') on both, or set "
+                "attention=0"
+            )
 
 
 def check_widths(ours: int, theirs: int) -> None:

@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 from prunella import tasks
 from prunella.errors import UsageError, unknown
 from prunella.experiments.config import RunConfig
-from prunella.experiments.encoding import Split, encode, fingerprint, stream
+from prunella.experiments.encoding import Split, encode, fingerprint, spelled, stream
 from prunella.tasks import Classification, Reader, Task, conversations
 
 SAMPLE_SEED = 0  # of --max-train-samples, which no run's seed changes
@@ -160,6 +160,7 @@ class Data:
         overlap: how many rows of holdout and dev share text with what is trained on (see
             `tasks.overlap.shared`), of a stream with its first rows; and how many training rows
             were `left_out`, for they share some with the holdout.
+        spelled: how many rows of a split spell special tokens in their texts.
     """
 
     reader: Reader
@@ -168,6 +169,7 @@ class Data:
     unlabelled: Dataset | None
     about: dict[str, dict[str, Any]]
     overlap: dict[str, Any]
+    spelled: dict[str, int]
 
     @classmethod
     def read(cls, config: RunConfig, task: Task, reader: Reader) -> Data:
@@ -201,7 +203,13 @@ class Data:
             unlabelled, about["unlabelled"] = encode(
                 part, task, reader, training=True, name="unlabelled"
             )
-        return cls(reader, train, splits, unlabelled, about, overlap)
+        parts = {"train": rows, **loaded.dev}
+        counts = {
+            name: spelled(part, reader.tokenizer)
+            for name, part in parts.items()
+            if isinstance(part, Dataset)
+        }
+        return cls(reader, train, splits, unlabelled, about, overlap, counts)
 
     @property
     def dev(self) -> dict[str, Split]:

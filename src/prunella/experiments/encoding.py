@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -112,6 +113,18 @@ def stream(rows: IterableDataset, task: Task, reader: Reader, seed: int) -> Iter
         remove_columns=rows.column_names or list(next(iter(rows))),  # not known of all streams
     )
     return features.shuffle(seed=seed, buffer_size=10 * BATCH)
+
+
+def spelled(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many rows spell a special token in their texts, which is then read as that token."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    known = {*tokenizer.all_special_tokens, *added}
+    marks = re.compile("|".join(re.escape(token) for token in known if token.strip()) or "(?!)")
+    return sum(
+        marks.search(str(cells)) is not None
+        for batch in rows.iter(BATCH)
+        for cells in zip(*batch.values(), strict=True)
+    )
 
 
 def fingerprint(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -121,6 +121,9 @@ def _fill_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
+    table = model.get_input_embeddings()
+    if isinstance(table, nn.Embedding) and tokenizer.pad_token_id == tokenizer.eos_token_id:
+        table.padding_idx = None  # it would get no gradient, and is read where a text ends
 
 
 def _end_by(model: PreTrainedModel, ends: list[int]) -> None:

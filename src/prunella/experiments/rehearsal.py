@@ -44,6 +44,7 @@ def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) 
         f"{config.steps(data.examples):,} steps of "
         f"{config.batch_size} on {_trained_on(data)}; {rows['holdout']:,} rows of train held "
         f"out; dev ({devs} rows) is {use}{_overlap(data)}{_cut(data)}{_left_out(task, data)}"
+        f"{_spelled(data)}"
     )
 
 
@@ -85,6 +86,12 @@ def _left_out(task: Task, data: Data) -> str:
         return ""
     counts = [f"{left:,} of {of:,} in {name}" for name, (left, of) in data.left_out().items()]
     return f"; left out, without {task.lacking}: {', '.join(counts)}" if counts else ""
+
+
+def _spelled(data: Data) -> str:
+    counts = [f"{name} ({count:,})" for name, count in data.spelled.items() if count]
+    known = "; special tokens are spelled out, and read as such, in rows of "
+    return known + " and ".join(counts) if counts else ""
 
 
 def _short(count: int) -> str:

@@ -101,6 +101,10 @@ class Language(Task):
     def metrics(self) -> tuple[str, ...]:
         return ("perplexity",)
 
+    def aim(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        bare = tokenizer.eos_token_id is None and tokenizer.sep_token_id is None
+        return "texts are joined as they are: no token of the tokenizer ends one" if bare else ""
+
     def architecture(self, config: PreTrainedConfig) -> Any:
         kind = config.model_type
         if config.is_encoder_decoder or kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
