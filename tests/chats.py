@@ -4,8 +4,13 @@ They differ in what matters to who learns from them: where a prompt for an answe
 answer, and what becomes of a message once others follow it.
 """
 
+from pathlib import Path
+from typing import Any
+
+import torch
+from families import build
 from families import tokenizer as of_family
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 # Qwen 2.5: words of the system by default, tools, calls.
 CHATML = """
@@ -78,3 +83,15 @@ def tokenizer(
     made.add_tokens(list(MARKS), special_tokens=True)
     made.chat_template = template
     return made
+
+
+def checkpoint(folder: Path, family: str, template: str | dict[str, str] | None) -> Path:
+    """A random model, whose tokenizer has a template and the marks of all."""
+    reader = tokenizer(template, family)
+    model: Any = build(family, AutoModelForCausalLM)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.resize_token_embeddings(len(reader), mean_resizing=False)
+    model.save_pretrained(folder)
+    reader.save_pretrained(folder)
+    return folder

@@ -26,18 +26,6 @@ ROWS = [
 RUN = ["--max-steps=60", "--lr=1e-2", "--batch-size=16", "--sparsity=0.3", "--every=5"]
 
 
-def checkpoint(folder: Path, family: str, template: str | None) -> Path:
-    """A random model, whose tokenizer has a template and the marks of all."""
-    tokenizer = chats.tokenizer(template, family)
-    model: Any = build(family, AutoModelForCausalLM)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def pruned(model: Path, task: str, rows: list[Any], output: Path, *flags: str) -> Path:
     data = output.with_suffix(".jsonl")
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -80,7 +68,7 @@ def check(folder: Path, prompts: list[str]) -> None:
     ],
 )
 def test_answers_of_a_chat(family: str, template: Any, criterion: str, tmp_path: Path) -> None:
-    model = checkpoint(tmp_path / "model", family, template)
+    model = chats.checkpoint(tmp_path / "model", family, template)
     rows = [
         [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
         for asked, answer in ROWS
@@ -95,7 +83,7 @@ def test_answers_of_a_chat(family: str, template: Any, criterion: str, tmp_path:
 
 @pytest.mark.parametrize("criterion", ["magnitude", "dense"])
 def test_texts_of_a_decoder(criterion: str, tmp_path: Path) -> None:
-    model = checkpoint(tmp_path / "model", "gpt2", None)
+    model = chats.checkpoint(tmp_path / "model", "gpt2", None)
     data = [{"source": source, "target": target} for source, target in ROWS]
     output = pruned(model, "text2text", data, tmp_path / "out", "--criterion", criterion)
     tokenizer = AutoTokenizer.from_pretrained(output)
@@ -105,7 +93,7 @@ def test_texts_of_a_decoder(criterion: str, tmp_path: Path) -> None:
 
 def test_what_ends_a_text_is_trained_where_it_pads_as_well(tmp_path: Path) -> None:
     """A second run finds it as the pad token in the config, for which torch keeps no gradient."""
-    folder = checkpoint(tmp_path / "model", "qwen2", chats.DEAF)
+    folder = chats.checkpoint(tmp_path / "model", "qwen2", chats.DEAF)
     config = json.loads((folder / "config.json").read_text())
     end = config["pad_token_id"] = config["eos_token_id"]
     (folder / "config.json").write_text(json.dumps(config))
@@ -145,7 +133,7 @@ def test_tokenizers_that_lack_special_tokens(
 def test_special_tokens_in_texts_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = checkpoint(tmp_path / "model", "gpt2", None)
+    folder = chats.checkpoint(tmp_path / "model", "gpt2", None)
     data = tmp_path / "data.jsonl"
     rows = [
         {"source": a, "target": f"{b}<|endoftext|>" if n == 5 else b}

@@ -12,6 +12,7 @@ from chats import CHATML, DEAF, HEADERS, OPENING, PLAIN, STRICT, THINKING
 from pyarrow import parquet
 from transformers import PreTrainedTokenizerBase
 
+from prunella.cli import main
 from prunella.regularizers import IGNORED
 from prunella.tasks import Reader, TaskError
 from prunella.tasks.chat import Chat
@@ -41,8 +42,9 @@ def held(folder: Path, *rows: Any, column: str | None = None) -> dict[str, list[
 
 def read(folder: Path, row: Any, column: str | None = None) -> list[dict[str, Any]]:
     """The messages of a row."""
-    messages: list[dict[str, Any]] = json.loads(held(folder, row, column=column)["messages"][0])
-    return messages
+    rows = held(folder, row, column=column)
+    messages = zip(json.loads(rows["messages"][0]), rows["said"][0], strict=True)
+    return [message | {"content": text} for message, text in messages]
 
 
 def learnt(
@@ -327,7 +329,58 @@ def test_streams(tmp_path: Path) -> None:
     rows = [{"messages": said((ASKED[0], f"who {n}"), TOLD)} for n in range(5)]
     whole = held(tmp_path, *rows)
     streamed = list(load(tmp_path, None, streaming=True).train)
-    assert [row["messages"] for row in streamed] == whole["messages"]
+    assert [row["said"] for row in streamed] == whole["said"]
     (tmp_path / "dev.jsonl").unlink()
     with pytest.raises(TaskError, match="no end to cut a dev set off"):
         load(tmp_path, None, streaming=True)
+
+
+# --- by command ----------------------------------------------------------------------------------
+
+
+def run(folder: Path, template: str | None, task: str, *flags: str) -> int:
+    """A run of two steps on forty conversations, one of them with a long question."""
+    model = chats.checkpoint(folder / "model", "gpt2", template)
+    rows = [said(("user", f"What is {n} plus one?"), ("assistant", f"{n + 1}")) for n in range(40)]
+    rows[7] = said(("user", "who " * 90), TOLD)
+    data = written(folder / "talks.jsonl", *({"messages": row} for row in rows))
+    given = ["prune", "--model", str(model), "--task", task, "--data", str(data), "--max-steps=2"]
+    return main([*given, "--criterion=dense", "--output", str(folder / "out"), *flags])
+
+
+def test_the_first_line_says_that_it_is_chat(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, DEAF, "lm/causal", "--max-length=80") == 0
+    line = " ".join(capsys.readouterr().out.split())
+    assert "with the loss on the assistant's tokens alone, up to <|endoftext|>" in line
+    assert "left out, without an answer of the assistant within --max-length: 1 of" in line
+    assert run(tmp_path, DEAF, "chat", "--train-on=all", "--overwrite", "--max-length=80") == 0
+    line = " ".join(capsys.readouterr().out.split())
+    assert "with the loss on all tokens" in line
+    assert "left out" not in line
+
+
+@pytest.mark.parametrize(
+    ("template", "task", "flags", "words"),
+    [
+        (None, "chat", [], "no chat template"),
+        (DEAF, "lm/masked", [], "holds conversations, which lm/masked does not read"),
+        (DEAF, "text2text", [], "holds conversations, which text2text does not read"),
+        (DEAF, "chat", ["--stride=3"], "--stride does not apply"),
+        (DEAF, "chat", ["--max-length=9"], "are all without an answer of the assistant"),
+        (DEAF, "chat", ["--max-length=80", "--no-truncate"], "80 are allowed; give a higher"),
+        (DEAF, "d2t/e2e", ["--train-on=all"], "--train-on is for lm/causal, chat"),
+    ],
+)
+def test_what_the_command_refuses(
+    template: str | None,
+    task: str,
+    flags: list[str],
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(tmp_path, template, task, *flags) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

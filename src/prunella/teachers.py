@@ -87,7 +87,8 @@ def is_vocabulary(model: nn.Module, width: int) -> bool:
 
 def _config(model: nn.Module) -> Any:
     config = getattr(model, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
+    find = getattr(config, "get_text_config", None)
+    return config if find is None else find()
 
 
 def _get(config: Any, name: str) -> Any:

@@ -14,17 +14,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, IterableDataset, Value
-from pyarrow import parquet
+from datasets import Dataset, Features, IterableDataset, List, Value
+from pyarrow import parquet  # type: ignore[import-untyped]
 
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.holdout import with_dev
 from prunella.tasks.reading import READERS, at, decode, lines, parsed, parts
 from prunella.tasks.template import Message
 
-# JSON, for Arrow would give every tool and every call the keys of all others.
+# What messages say, and all else as JSON, for Arrow would give each call the keys of all others.
 ROW = Features(
-    messages=Value("string"), tools=Value("string"), settings=Value("string"), given=Value("int64")
+    said=List(Value("string")),
+    messages=Value("string"),
+    tools=Value("string"),
+    settings=Value("string"),
+    given=Value("int64"),
 )
 SUFFIXES = (".jsonl", ".json", ".parquet")
 FORMS = (("messages",), ("conversations",), ("prompt", "completion"), ("prompt", "response"))
@@ -150,7 +154,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _conversation(place: str, record: Mapping[str, Any], column: str | None) -> dict[str, Any]:
-    """A row: messages, tools and settings as JSON, and how many messages are only read."""
+    """A row: what is said, all else of it as JSON, and how many messages are only read."""
     for name in _UNREAD:
         if record.get(name):
             raise TaskError(
@@ -169,6 +173,7 @@ def _conversation(place: str, record: Mapping[str, Any], column: str | None) -> 
         messages.insert(0, {"role": "system", "content": system})
         given += bool(given)
     return {
+        "said": [message.pop("content", None) for message in messages],
         "messages": json.dumps(messages),
         "tools": json.dumps(_tools(place, record.get("tools"))),
         "settings": json.dumps(_settings(place, record.get("chat_template_kwargs"))),

@@ -72,8 +72,13 @@ class Conversation:
         cls, rows: Columns, place: int, tokenizer: PreTrainedTokenizerBase, task: str
     ) -> Conversation:
         """That of a row of `prunella.tasks.conversations`."""
-        parts = (json.loads(rows[name][place]) for name in ("messages", "tools", "settings"))
-        return cls(*parts, rows["given"][place], tokenizer, task)
+        messages, tools, settings = (
+            json.loads(rows[name][place]) for name in ("messages", "tools", "settings")
+        )
+        for message, text in zip(messages, rows["said"][place], strict=True):
+            if text is not None:
+                message["content"] = text
+        return cls(messages, tools, settings, rows["given"][place], tokenizer, task)
 
     def whole(self) -> str:
         """All messages as text.
@@ -133,9 +138,10 @@ class Conversation:
             if place != without
         ]
         try:
+            tools: Any = self.tools or None
             text: Any = self.tokenizer.apply_chat_template(
                 messages,
-                tools=self.tools or None,
+                tools=tools,
                 tokenize=False,
                 add_generation_prompt=ask,
                 **self.settings,
