@@ -388,7 +388,7 @@ class Distillation(Regularizer):
         """
         check_fit(
             unwrap(model),
-            self.teacher,
+            unwrap(self.teacher),
             hidden=self.hidden > 0,
             attention=self.attention > 0,
             mapped=self.columns is not None,
@@ -401,7 +401,7 @@ class Distillation(Regularizer):
         teacher = Predictions.of(theirs, inputs)
         if self.columns is not None:
             teacher = replace(teacher, logits=teacher.logits[..., self.columns])
-        elif is_vocabulary(self.teacher, teacher.logits.shape[-1]):
+        elif is_vocabulary(unwrap(self.teacher), teacher.logits.shape[-1]):
             student, teacher = self._shared(student, teacher)
         term = self.weight * _mean(divergence(student, teacher, self.temperature))
         if self.hidden:
