@@ -325,6 +325,22 @@ def test_nulls_of_arrow_are_no_arguments(tmp_path: Path) -> None:
     assert found == [{"city": "red"}, {"king": "red"}]
 
 
+def test_conversations_are_held_out_whole_and_by_what_is_said(tmp_path: Path) -> None:
+    """Those that ask the same are on one side; having as many turns ties none."""
+    words = ["the", "river", "in", "the", "city", "was", "not", "as", "cold", "as"]
+    rows = []
+    for n in range(60):
+        asked = " ".join([*words[n % 5 :], *(f"w{n // 3}" for _ in range(9))])
+        rows.append({"messages": said(("user", asked), *TURNS[1 : 2 + 2 * (n % 2)])})
+    written(tmp_path / "talks.jsonl", *rows)
+    splits = load(tmp_path / "talks.jsonl", None, streaming=False)
+    train, dev = (
+        {row["said"][0].split()[-1] for row in part} for part in (splits.train, splits.dev["dev"])
+    )
+    assert len(splits.train) + len(splits.dev["dev"]) == 60  # type: ignore[arg-type]
+    assert 2 <= len(dev) <= 3 and not train & dev
+
+
 def test_streams(tmp_path: Path) -> None:
     rows = [{"messages": said((ASKED[0], f"who {n}"), TOLD)} for n in range(5)]
     whole = held(tmp_path, *rows)

@@ -46,7 +46,7 @@ class Chat(Task):
     length = 1024
     minimize = True
     pads = False
-    texts = ("said",)
+    texts = conversations.SPOKEN
     lacking = "an answer of the assistant within --max-length"
 
     @property

@@ -30,6 +30,7 @@ ROW = Features(
     settings=Value("string"),
     given=Value("int64"),
 )
+SPOKEN = ("said",)  # columns that hold text
 SUFFIXES = (".jsonl", ".json", ".parquet")
 FORMS = (("messages",), ("conversations",), ("prompt", "completion"), ("prompt", "response"))
 ROLES = {  # of ShareGPT
@@ -58,7 +59,7 @@ def load(data: Path, column: str | None, streaming: bool) -> Splits:
     train, dev = parts(data, SUFFIXES)
     found = None if dev is None else _rows(dev, column)
     if not streaming:
-        return with_dev(_rows(train, column), found, train)
+        return with_dev(_rows(train, column), found, train, texts=SPOKEN)
     if found is None:
         raise TaskError(
             f"{data}: a stream has no end to cut a dev set off; give a folder with a dev file"

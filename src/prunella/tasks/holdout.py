@@ -142,12 +142,19 @@ class _Cut:
         return rows[rank < room[classes]][: self._size - self.held.sum()]
 
 
-def with_dev(train: Dataset, dev: Dataset | None, file: Path, *, ordered: bool = False) -> Splits:
+def with_dev(
+    train: Dataset,
+    dev: Dataset | None,
+    file: Path,
+    *,
+    ordered: bool = False,
+    texts: Sequence[str] | None = None,
+) -> Splits:
     """Both parts; without a dev set, a tenth of train becomes it, always the same rows.
 
     Args:
         file: the training file.
-        ordered: see `cut_holdout`.
+        ordered, texts: see `cut_holdout`.
 
     Raises:
         TaskError: there are too few rows for that.
@@ -159,7 +166,7 @@ def with_dev(train: Dataset, dev: Dataset | None, file: Path, *, ordered: bool =
             f"{file}: {len(train)} rows are too few to cut a dev set off; give at least "
             f"{MIN_ROWS}, or a folder with a dev file."
         )
-    rest, cut = cut_holdout(train, DEV_SEED, ordered=ordered)
+    rest, cut = cut_holdout(train, DEV_SEED, ordered=ordered, texts=texts)
     which = "the last " if ordered else ""
     logger.warning(
         "%s: no dev file, so %s%d of %d rows become the dev set", file, which, len(cut), len(train)
