@@ -210,13 +210,17 @@ def examples(
         TaskError: The tokenizer has no end of a text where one is needed, or answers cannot be
             parted from what stands before them.
     """
-    texts = [text for t in turns for text in (t.prompt, t.before, t.before + t.answer, t.answer)]
-    ids = iter(read(texts, tokenizer))
+    texts = [text for t in turns for text in (t.prompt, t.before, t.before + t.answer)]
+    once = list(dict.fromkeys(texts))  # what stands before an answer is the prompt, mostly
+    known = dict(zip(once, read(once, tokenizer), strict=True))
     made = []
     for turn in turns:
-        prompt, before, whole, alone = (next(ids) for _ in range(4))
+        prompt, before, whole = (
+            known[text] for text in (turn.prompt, turn.before, turn.before + turn.answer)
+        )
         wanted = whole[len(before) :]
         if whole[: len(before)] != before:  # a token reaches across
+            (alone,) = read([turn.answer], tokenizer)
             if tokenizer.decode(before + alone) != tokenizer.decode(whole):
                 raise TaskError(
                     f"the chat template's prompt {turn.prompt[-30:]!r} and the answer "
