@@ -9,6 +9,7 @@ import chats
 import pyarrow as pa
 import pytest
 from chats import CHATML, DEAF, HEADERS, OPENING, PLAIN, STRICT, THINKING
+from datasets import Dataset, DatasetDict
 from pyarrow import parquet
 from transformers import PreTrainedTokenizerBase
 
@@ -307,7 +308,8 @@ def test_a_list_in_one_file(tmp_path: Path) -> None:
         load(path, None, streaming=False)
 
 
-def test_nulls_of_arrow_are_no_arguments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["", "saved"])
+def test_nulls_of_arrow_are_no_arguments(folder: str, tmp_path: Path) -> None:
     """Arrow gives each call the keys of all others."""
     calls = [
         {"function": {"name": "look", "arguments": {name: "red"}}} for name in ("city", "king")
@@ -318,7 +320,10 @@ def test_nulls_of_arrow_are_no_arguments(tmp_path: Path) -> None:
     ]
     for part in ("train", "dev"):
         parquet.write_table(pa.table({"messages": rows}), tmp_path / f"{part}.parquet")
-    train: Any = load(tmp_path, None, streaming=False).train
+    saved = Dataset.from_dict({"messages": rows})
+    DatasetDict(train=saved, validation=saved).save_to_disk(tmp_path / "saved")
+    assert are_in(tmp_path / folder, None)
+    train: Any = load(tmp_path / folder, None, streaming=False).train
     found = [
         json.loads(row)[1]["tool_calls"][0]["function"]["arguments"] for row in train["messages"]
     ]

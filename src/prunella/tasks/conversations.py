@@ -14,12 +14,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, IterableDataset, List, Value
+import pyarrow as pa  # type: ignore[import-untyped]
+from datasets import Dataset, Features, IterableDataset, List, Value, load_from_disk
 from pyarrow import parquet  # type: ignore[import-untyped]
 
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.holdout import with_dev
-from prunella.tasks.reading import READERS, at, decode, lines, parsed, parts
+from prunella.tasks.reading import READERS, at, decode, found_in, lines, parsed, parts
 from prunella.tasks.template import Message
 
 # What messages say, and all else as JSON, for Arrow would give each call the keys of all others.
@@ -30,6 +31,7 @@ ROW = Features(
     settings=Value("string"),
     given=Value("int64"),
 )
+_SAVED, _SPLITS = "state.json", "dataset_dict.json"  # of what `save_to_disk` wrote
 SPOKEN = ("said",)  # columns that hold text
 SUFFIXES = (".jsonl", ".json", ".parquet")
 FORMS = (("messages",), ("conversations",), ("prompt", "completion"), ("prompt", "response"))
@@ -56,7 +58,7 @@ def load(data: Path, column: str | None, streaming: bool) -> Splits:
     Raises:
         TaskError: It is not there or cannot be read, or a row is no conversation.
     """
-    train, dev = parts(data, SUFFIXES)
+    train, dev = _parts(data)
     found = None if dev is None else _rows(dev, column)
     if not streaming:
         return with_dev(_rows(train, column), found, train, texts=SPOKEN)
@@ -75,9 +77,7 @@ def load(data: Path, column: str | None, streaming: bool) -> Splits:
 def are_in(data: Path, column: str | None) -> bool:
     """Whether data holds conversations, judged by its first row; False where it cannot be read."""
     try:
-        train, _ = parts(data, tuple(READERS))
-        if train.suffix.lower() not in SUFFIXES:
-            return False
+        train, _ = _parts(data)
         _, first = next(_records(train))
     except (TaskError, StopIteration):
         return False
@@ -86,6 +86,18 @@ def are_in(data: Path, column: str | None) -> bool:
     if "text" in first:
         return False
     return any(all(_messages_of(first.get(n)) is not None for n in names) for names in FORMS)
+
+
+def _parts(data: Path) -> tuple[Path, Path | None]:
+    """The training part and that for dev: files, or folders that `save_to_disk` wrote."""
+    if (data / _SAVED).is_file():
+        return data, None
+    if not (data / _SPLITS).is_file():
+        return parts(data, SUFFIXES)
+    there = [data / name for name in ("train", "dev", "validation") if (data / name).is_dir()]
+    if not there or there[0].name != "train":
+        raise TaskError(f"{data} has no split train; found was {found_in(data)}.")
+    return there[0], there[1] if len(there) > 1 else None
 
 
 def _rows(path: Path, column: str | None) -> Dataset:
@@ -111,6 +123,14 @@ def _read(path: str, column: str | None) -> Iterator[dict[str, Any]]:
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Whole rows and where each of them is, as they are needed."""
+    if path.is_dir():
+        try:
+            saved: Any = load_from_disk(str(path))
+        except (OSError, ValueError, LookupError, pa.ArrowException) as error:
+            raise TaskError(f"{path}: not a sound set ({error}); write it again.") from error
+        for number, row in enumerate(saved, start=1):
+            yield f"{path}, row {number}", _without_nulls(row)
+        return
     if path.suffix.lower() == ".parquet":
         names = _names(path)
         for number, cells in READERS[".parquet"](path, names):
