@@ -91,6 +91,24 @@ def test_texts_of_a_decoder(criterion: str, tmp_path: Path) -> None:
     check(output, [f"{source}\n" for source, _ in ROWS[::7]])
 
 
+def test_other_ends_of_a_checkpoint_stay(tmp_path: Path) -> None:
+    """As Llama 3 has several; the one that is learnt comes first, whatever the file says."""
+    folder = chats.checkpoint(tmp_path / "model", "qwen2", chats.CHATML)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 7], "pad_token_id": 5}')
+    data = [
+        {"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]}
+        for a, b in ROWS
+    ]
+    output = pruned(
+        folder, "chat", data, tmp_path / "out", "--max-steps=2", "--criterion=magnitude"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    ends = {tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id, 5, 7}
+    for engine in ("sparse", "dense"):
+        model = prunella.load(output, engine)  # type: ignore[arg-type]
+        assert set(model.generation_config.eos_token_id) == ends
+
+
 def test_what_ends_a_text_is_trained_where_it_pads_as_well(tmp_path: Path) -> None:
     """A second run finds it as the pad token in the config, for which torch keeps no gradient."""
     folder = chats.checkpoint(tmp_path / "model", "qwen2", chats.DEAF)

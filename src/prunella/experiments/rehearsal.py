@@ -16,6 +16,7 @@ from prunella.experiments.progress import check_trackers
 from prunella.prunable import find_prunable
 from prunella.pruner import Pruner
 from prunella.tasks import Reader, Task
+from prunella.tasks.base import positions
 
 
 def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) -> str:
@@ -132,8 +133,8 @@ def check_teacher(
     given = models.teacher(config, model, tokenizer, task)
     if given is None:
         return
-    limit = models.limit(given["teacher"], tokenizer)
-    if limit < reader.max_length:
+    limit = positions(given["teacher"])
+    if limit is not None and limit < reader.max_length:
         raise UsageError(
             f"the teacher {config.teacher} reads {limit} tokens at most, and inputs have up to "
             f"{reader.max_length}; give --max-length {limit}, or another teacher"
