@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset, Features, IterableDataset, List, Value, load_from_disk
-from pyarrow import parquet  # type: ignore[import-untyped]
+from pyarrow import parquet
 
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.holdout import with_dev
