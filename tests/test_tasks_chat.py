@@ -253,6 +253,7 @@ REFUSED = [
     ({"messages": said(ASKED, ("assistant", None))}, r"\(assistant\) says nothing"),
     ({"messages": said(("user", [{"type": "image_url"}]), TOLD)}, "the type 'image_url'"),
     ({"messages": said(("user", [{"type": "input_audio"}]), TOLD)}, "the type 'input_audio'"),
+    ({"messages": said(ASKED, ("tool", {"city": "red"}), TOLD)}, "the type 'dict'"),
     ({"messages": said(ASKED, TOLD), "images": ["a.png"]}, "column 'images'"),
     ({"conversations": [{"from": "sage", "value": "yes"}]}, "from 'sage', and known are human"),
     ({"messages": [*said(ASKED), {**said(TOLD)[0], "weight": 0.5}]}, "weight 0.5; give 0 or 1"),

@@ -284,7 +284,10 @@ def _text(place: str, content: Any) -> str:
         return content
     texts = []
     for part in content if isinstance(content, list) else [content]:
-        kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
+        kind = type(part).__name__
+        if isinstance(part, dict):
+            kind = "text" if isinstance(part.get("text"), str) else kind
+            kind = part.get("type", kind)
         if kind != "text" or not isinstance(part.get("text"), str):
             raise TaskError(
                 f"{place} has content of the type {kind!r}, and only text is read; remove the row, "

@@ -174,10 +174,10 @@ class Conversation:
             if message["role"] == "assistant" or _dense(message.get("content", "")) in written:
                 continue
             try:
-                left = self._text(len(self.messages), without=place)
+                unread = self._text(count, without=place) == self._text(count)
             except TaskError:  # so it is looked at
                 continue
-            if left == self._text(len(self.messages)):
+            if unread:
                 raise self._error(
                     f"leaves out what the role {message['role']!r} says; remove such messages, or "
                     "give a template that keeps them"
