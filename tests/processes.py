@@ -4,12 +4,14 @@ Every scenario trains on the same batch everywhere, so that it must come out as 
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from loops import adamw, loss_of, net, ramp, train
+from loops import Attention, Mixture, adamw, loss_of, net, ramp, train
+from loops import Block as Pair
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
@@ -41,13 +43,25 @@ SCENARIOS = [
     *(("pins", "conv1d", a) for a in ALLOCATIONS),
     ("movement", "uneven", "global"),
     ("platon", "uneven", "matrix"),
+    ("pins", "experts", "matrix"),
+    ("l0", "experts", "global"),
+    ("movement", "turned experts", "blocks"),
+    ("pins", "turned experts", "2:4"),
+    ("movement", "attention", "matrix"),
+    ("pins", "attention", "global"),
 ]
+BLOCKS = {
+    "experts": Mixture,
+    "turned experts": partial(Mixture, is_transposed=True),
+    "attention": Attention,
+}
 PRUNED_BEFORE = ["pins", "pins-released", "soft-movement", "l0"]
 SHARDED_CHECKPOINTS = ["pins", "pins-released", "movement", "l0"]
 
 
 def model_of(kind, seed=0):
-    model = net(seed, hidden=11 if kind == "uneven" else 12)
+    hidden = 11 if kind == "uneven" else 12
+    model = net(seed, hidden=hidden, block=BLOCKS.get(kind, Pair))
     if kind == "conv1d":
         for block in model.blocks:
             for side in ("up", "down"):

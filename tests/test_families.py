@@ -17,7 +17,7 @@ from transformers import (
 
 import prunella
 from prunella import L0, PINS, Criterion, Cubic, Magnitude, Movement, Pruner, UsageError
-from prunella.prunable import Scopes, embedding_names, find_prunable, left_dense
+from prunella.prunable import Scopes, embedding_names, find_prunable
 
 # Matrices of a block, by the block's name in the family's pretrained model.
 BERT = "attention.self.query attention.self.key attention.self.value attention.output.dense"
@@ -186,19 +186,18 @@ def test_patterns_that_match_nothing_come_with_the_nearest_names():
     assert "layer.*." in message and "'query'" not in message
 
 
-def test_what_is_no_matrix_is_left_dense_and_named():
-    assert left_dense(pretrained("bert")) == []
-    xlnet = pretrained("xlnet")
-    attention = [f"transformer.layer.{layer}.rel_attn.{s}" for layer in (0, 1) for s in "qkvor"]
-    segments = [f"transformer.layer.{layer}.rel_attn.seg_embed" for layer in (0, 1)]
-    assert set(left_dense(xlnet)) == {*attention, *segments}
+def test_experts_are_prunable_and_other_stacks_are_not():
+    rel = [f"transformer.layer.{layer}.rel_attn.{side}" for layer in (0, 1) for side in "qkvor"]
+    xlnet = pretrained("xlnet")  # of q, k and v the first side is the inputs', of o the outputs'
+    assert not find_prunable(xlnet)[0].keys() & set(rel)
     sides = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 50}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     config = MixtralConfig(**sides, **heads, num_local_experts=2)
     experts = [f"model.layers.0.mlp.experts.{side}" for side in ("gate_up_proj", "down_proj")]
     model = MixtralForCausalLM(config)
-    assert left_dense(model) == experts
-    assert len(find_prunable(model)[0]) == 4  # the attention; no router
+    found, _ = find_prunable(model)
+    assert len(found) == 4 + 2  # the attention, the experts; no router
+    assert [found[name].shape for name in experts] == [(2, 128, 32), (2, 32, 64)]
     assert list(find_prunable(model, ["experts.*"])[0]) == experts
 
 

@@ -32,6 +32,7 @@ from prunella.bitmask import bound_bytes, ideal_bytes
 from prunella.prunable import SCOPES, Scopes, find_prunable
 from prunella.runtime.files import FILE, write
 from prunella.runtime.inspection import Inspection, inspect, table
+from prunella.summary import left_dense
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 BERT = BertConfig(**SIZES, vocab_size=50, intermediate_size=64, max_position_embeddings=16)
@@ -325,13 +326,16 @@ def test_what_is_left_dense_is_told(tmp_path: Path) -> None:
     model = build("xlnet", AutoModelForCausalLM)
     model.save_pretrained(tmp_path)
     found = inspect(tmp_path)
-    left = [f"transformer.layer.*.rel_attn.{side}" for side in ("q", "k", "v", "o", "r")]
-    total = 2 * (5 * 32 * 32 + 2 * 32)  # and seg_embed
-    start = "left dense unless named, for they are no matrices: "
-    assert found.note.startswith(f"{start}{', '.join(left)}")
-    assert found.note.endswith(f" ({total:,} weights)")
+    assert found.left_dense == left_dense(model, find_prunable(model)[0])
+    total = 2 * (5 * 32 * 32 + 2 * 32 + 3 * 32)  # with seg_embed, and biases of two sides
+    (attention,) = [left for left in found.left_dense if left.form.endswith("rel_attn")]
+    assert (attention.form, attention.weights) == ("transformer.layer.*.rel_attn", total)
+    assert str(attention).endswith("(XLNetRelativeAttention: no linear layer that is known)")
+    assert str(attention) in table(found).caption
+    assert found.as_dict()["left_dense"][0]["form"] == found.left_dense[0].form
     named = inspect(tmp_path, parameters=["rel_attn.*"])
-    assert named.note == "" and named.scopes["prunable"].total > total
+    assert named.scopes["prunable"].total == total
+    assert "not chosen" in {left.reason for left in named.left_dense}
 
 
 def test_models_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

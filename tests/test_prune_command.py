@@ -95,6 +95,8 @@ def test_the_result_has_what_the_contract_names(pruned: Path) -> None:
     assert result["config"]["criterion"] == "pins" and result["config"]["sparsity"] == 0.7
     assert set(result["metrics"]) == {"train", "holdout", "dev"}
     assert all(0 <= split["accuracy"] <= 1 for split in result["metrics"].values())
+    tables = [left for left in result["left_dense"] if left["kind"] == "Embedding"]
+    assert {left["form"] for left in tables} >= {"bert.embeddings.word_embeddings"}
     assert result["size_bytes"] == (pruned / "sparse.safetensors").stat().st_size
     speed = result["speed"]
     assert set(speed["latency_ms"]) == {"dense", "sparse"} and speed["max_abs_diff"] < 1e-4
@@ -335,7 +337,10 @@ def test_what_is_printed(prune: Prune, capfd: pytest.CaptureFixture[str]) -> Non
     out, err = capfd.readouterr()
     assert err == ""
     assert re.search(r"trains [\d,]+ of [\d,]+\s+parameters \([\d,]+ frozen\)", out)
-    assert "prunes 16,384 of them, in 12 tensors, to 70% by pins" in " ".join(out.split())
+    line = " ".join(out.split())
+    assert "prunes 16,384 of them, in 12 tensors, to 70% by pins" in line
+    table = r"left dense: [\d.]+% in bert.embeddings.word_embeddings \(Embedding: a look-up table\)"
+    assert len(re.findall(table, line)) == 2  # in the first line, and below the figures
     assert "12 rows of train held out" in " ".join(out.split())
     assert re.search(rf"^pins  {STEPS}/{STEPS}  loss \d\.\d+  sparsity 70\.0%$", out, re.M)
     assert re.search(r"^ +dense +pins +of$", out, re.M)

@@ -25,7 +25,6 @@ from prunella.criteria import (
     View,
 )
 from prunella.errors import Diverged, Unsaved, UsageError
-from prunella.prunable import Summary
 from prunella.pruner import Pruner
 from prunella.regularizers import (
     Distillation,
@@ -37,6 +36,7 @@ from prunella.regularizers import (
 )
 from prunella.runtime import export, load, masks_from, save
 from prunella.schedules import Constant, Cubic, Ladder, Linear, OneShot, Schedule
+from prunella.summary import LeftDense, Summary, left_dense
 from prunella.task_gradients import TaskGradients
 
 __version__ = "0.1.0"
@@ -56,6 +56,7 @@ __all__ = [
     "Fisher",
     "Global",
     "Ladder",
+    "LeftDense",
     "Linear",
     "Magnitude",
     "Movement",
@@ -77,6 +78,7 @@ __all__ = [
     "View",
     "VirtualTeacher",
     "export",
+    "left_dense",
     "load",
     "masks_from",
     "save",

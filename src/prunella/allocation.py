@@ -5,7 +5,8 @@ weights, N:M groups, blocks). Counts are exact, equal scores are decided by posi
 weight survives: matrices in the order of the mapping, then row by row), and nothing is random, so
 every process that sees the same scores chooses the same masks.
 
-Matrices come as [out, in]; the caller turns a transposed storage (GPT-2's Conv1D) around.
+Matrices come as [out, in], or stacked as [matrices, out, in]; the caller turns a transposed
+storage (GPT-2's Conv1D) around.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Element:
         return mask
 
     def fits(self, mask: Tensor) -> bool:
-        """Whether a mask over weights [out, in] can come about on the way to this pattern."""
+        """Whether a mask over weights [..., out, in] can come about on the way to this pattern."""
         # Where weights are worth 1 or 0 as they are kept or not, what has any worth is kept whole.
         return not bool((self.expand(self.units(mask.float()) > 0) & ~mask).any())
 
@@ -65,19 +66,19 @@ class Block(Element):
         return self.h == 1
 
     def check(self, name: str, shape: tuple[int, ...], final: float) -> None:
-        if len(shape) != 2 or shape[0] % self.h or shape[1] % self.w:
+        if len(shape) < 2 or shape[-2] % self.h or shape[-1] % self.w:
             raise UsageError(
-                f"Block({self.h}, {self.w}) does not divide {name} of shape {shape} "
+                f"Block({self.h}, {self.w}) does not divide {name} of shape {shape[-2:]} "
                 "(outputs, inputs); choose sides that divide it, or prune matrices that they divide"
             )
 
     def units(self, scores: Tensor) -> Tensor:
-        rows, columns = scores.shape
-        tiles = scores.reshape(rows // self.h, self.h, columns // self.w, self.w)
-        return tiles.mean(dim=(1, 3))
+        *stack, rows, columns = scores.shape
+        tiles = scores.reshape(*stack, rows // self.h, self.h, columns // self.w, self.w)
+        return tiles.mean(dim=(-3, -1))
 
     def expand(self, mask: Tensor) -> Tensor:
-        return mask.repeat_interleave(self.h, 0).repeat_interleave(self.w, 1)
+        return mask.repeat_interleave(self.h, -2).repeat_interleave(self.w, -1)
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ class NM(Element):
             raise UsageError(f"NM({self.n}, {self.m}) keeps n of m weights: it needs 0 < n < m")
 
     def check(self, name: str, shape: tuple[int, ...], final: float) -> None:
-        if len(shape) != 2 or shape[1] % self.m:
+        if len(shape) < 2 or shape[-1] % self.m:
             raise UsageError(
-                f"NM({self.n}, {self.m}) does not divide {name} of shape {shape} (outputs, "
+                f"NM({self.n}, {self.m}) does not divide {name} of shape {shape[-2:]} (outputs, "
                 f"inputs): the inputs must be a multiple of {self.m}; prune such matrices alone"
             )
         if final and abs(final - (1 - self.n / self.m)) > 1e-9:
@@ -120,13 +121,19 @@ class Global:
 
     pattern: Element = field(default_factory=Element)
 
+    @property
+    def ranks_apart(self) -> bool:
+        """Whether every matrix is ranked by itself, those of a stack too."""
+        return False
+
     def masks(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         """Bool masks, True = kept, of the shapes of the scores.
 
         Args:
-            scores: name -> [out, in] scores, higher = keep. Each value is asked for a few times
-                and dropped at once, so a mapping that computes them saves their memory. Of a
-                sharded one (DTensor, cut along its rows) the mask is this process's part.
+            scores: name -> [out, in] or [matrices, out, in] scores, higher = keep. Each value is
+                asked for a few times and dropped at once, so a mapping that computes them saves
+                their memory. Of a sharded one (DTensor, cut along its rows) the mask is this
+                process's part.
             sparsity: fraction to remove, in [0, 1].
 
         Raises:
@@ -138,8 +145,8 @@ class Global:
         masks = _select(scores, self.pattern, sparsity)
         return {name: self.pattern.expand(mask) for name, mask in masks.items()}
 
-    def reached(self, counts: Mapping[str, tuple[int, int]], sparsity: float) -> bool:
-        """Whether masks that remove so many weights of so many, by name, are sparse enough."""
+    def reached(self, counts: Mapping[Any, tuple[int, int]], sparsity: float) -> bool:
+        """Whether masks that remove so many weights of so many, by matrix, are sparse enough."""
         pruned, totals = zip(*counts.values(), strict=True)
         return sum(pruned) >= round(sparsity * sum(totals))
 
@@ -153,13 +160,20 @@ class Global:
 class PerMatrix(Global):
     """A ranking in each matrix: exactly round(sparsity * n) of its n weights (or blocks) go."""
 
+    @property
+    def ranks_apart(self) -> bool:
+        return True
+
     def masks(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         masks: dict[str, Tensor] = {}
         for name in scores:
-            masks |= super().masks({name: scores[name]}, sparsity)
+            score = scores[name]
+            stack = score.unbind() if score.ndim > 2 else [score]
+            each = [super(PerMatrix, self).masks({name: one}, sparsity)[name] for one in stack]
+            masks[name] = torch.stack(each) if score.ndim > 2 else each[0]
         return masks
 
-    def reached(self, counts: Mapping[str, tuple[int, int]], sparsity: float) -> bool:
+    def reached(self, counts: Mapping[Any, tuple[int, int]], sparsity: float) -> bool:
         return all(pruned >= round(sparsity * total) for pruned, total in counts.values())
 
 

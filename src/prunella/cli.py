@@ -19,6 +19,7 @@ from prunella.errors import Diverged, Unsaved, UsageError
 from prunella.experiments import build
 from prunella.experiments.config import LISTS, RunConfig, flags, parse
 from prunella.prunable import SCOPES
+from prunella.summary import LeftDense, told
 
 USAGE = """usage: prunella COMMAND [flags]
 
@@ -322,7 +323,7 @@ def _quiet() -> None:
 
 def _table(result: dict[str, Any]) -> Table:
     """Dense beside pruned, where both were run."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left")
     table.add_column()
     runs = {"dense": result["baseline"]} if "baseline" in result else {}
     if "metrics" in result:  # not where no sparse model was good enough
@@ -348,6 +349,7 @@ def _table(result: dict[str, Any]) -> Table:
         table.add_row(f"ms for {speed['length']} tokens, {speed['threads']} threads", *cells)
         table.add_row("speed-up", *[""] * (len(runs) - 1), f"{speed['speedup']:.2f}×")
     table.add_row("seconds", *(f"{run['seconds']:.0f}" for run in runs.values()))
+    table.caption = told([LeftDense(**left) for left in result.get("left_dense", ())]) or None
     return table
 
 

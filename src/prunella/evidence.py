@@ -112,7 +112,8 @@ class Evidence:
                 for key, value in self._optimizer.state.get(parameter, {}).items()
             },
             progress=progress,
-            tensors=len(self._prunable),
+            tensors=sum(prunable.matrices for prunable in self._prunable.values()),
+            slices=self._prunable[name].matrices,
             layout=parameter,
         )
 

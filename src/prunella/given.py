@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import torch
@@ -55,6 +55,17 @@ class Given:
             )
             for name, p in prunable.items()
         }
+        self._each = dict(self._by_matrix())  # (name, which matrix of its stack) -> likewise
+
+    def _by_matrix(self) -> Iterator[tuple[tuple[str, int], tuple[int, int]]]:
+        for name, prunable in self._prunable.items():
+            pruned, total = self.counts[name]
+            if prunable.matrices == 1 or not pruned:
+                counts = [pruned] * prunable.matrices
+            else:
+                counts = (~prunable.oriented(self._masks[name])).sum(dim=(1, 2)).tolist()
+            for place, count in enumerate(counts):
+                yield (name, place), (count, total // prunable.matrices)
 
     def __bool__(self) -> bool:
         return bool(self._masks)
@@ -94,7 +105,7 @@ class Given:
 
     def suffices(self, allocation: Global, sparsity: float) -> bool:
         """Whether the masks stay as they are when a sparsity is asked for."""
-        return bool(self) and (self._stays or allocation.reached(self.counts, sparsity))
+        return bool(self) and (self._stays or allocation.reached(self._each, sparsity))
 
     def parts(self) -> dict[str, Tensor]:
         """This process's part of every parameter's mask; nothing where no masks were given."""

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
 from prunella.errors import UsageError
 from prunella.sharding import nonzeros
 
 SCOPES = ("prunable", "backbone", "model")
+TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 
 @dataclass(frozen=True)
@@ -23,20 +25,44 @@ class Prunable:
     Args:
         module: the module that holds it (sharding may swap the parameter, never its holder).
         attribute: its name in the module.
-        transposed: whether it is stored [in, out], as in GPT-2's Conv1D.
+        transposed: whether its matrices are stored [in, out], as in GPT-2's Conv1D.
+        slices: how many matrices are stacked in it, along its first axis; 0 where none of its
+            axes is known to be inputs (biases, convolutions), so that each weight stands alone.
     """
 
     module: nn.Module
     attribute: str
     transposed: bool
+    slices: int = 1
 
     @property
     def parameter(self) -> nn.Parameter:
         return getattr(self.module, self.attribute)
 
     def oriented(self, tensor: Tensor) -> Tensor:
-        """A tensor of the parameter's shape as [out, in], or back: a view."""
-        return tensor.t() if self.transposed else tensor
+        """A tensor of the parameter's shape as [out, in]: a view.
+
+        Where matrices are stacked in it, [matrices, out, in]; where it has no known axes, [n].
+        """
+        if not self.slices:
+            return tensor.flatten()
+        if tensor.ndim > 2 or self.slices > 1:
+            tensor = tensor.reshape(self.slices, -1, tensor.shape[-1])
+        return tensor.mT if self.transposed else tensor
+
+    def stored(self, tensor: Tensor) -> Tensor:
+        """A tensor that was so oriented as the parameter has it."""
+        return (tensor.mT if self.transposed else tensor).reshape(self.parameter.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the oriented parameter."""
+        return tuple(self.oriented(torch.empty(self.parameter.shape, device="meta")).shape)
+
+    @property
+    def matrices(self) -> int:
+        """How many it counts as."""
+        return max(1, self.slices)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -81,11 +107,10 @@ def find_prunable(
 ) -> tuple[dict[str, Prunable], list[str]]:
     """The parameters a pruner may touch, by name, and the names of frozen ones left out.
 
-    By default the weight of every ``nn.Linear`` and ``Conv1D`` inside the model's repeated blocks;
-    in a model without such blocks, of every one. A weight that is also used elsewhere, as an
-    embedding or an output layer, is left alone; one that several blocks share is listed once.
-    Weights of more than two dimensions (experts stacked in one tensor, XLNet's attention) are left
-    dense unless they are named.
+    By default the weights of every ``nn.Linear``, ``Conv1D``, ``nn.MultiheadAttention`` and module
+    of experts (see ``layouts``) inside the model's repeated blocks; in a model without such blocks,
+    of every one. A weight that is also used elsewhere, as an embedding or an output layer, is left
+    alone; one that several blocks share is listed once. ``prunella.left_dense`` names the others.
 
     Args:
         model: any module.
@@ -93,27 +118,20 @@ def find_prunable(
             dimensions and more. What stands before or after a dot may be left out:
             ``encoder.*attention*`` finds ``bert.encoder.layer.0.attention.self.query.weight``. A
             tied weight goes by the first of its names.
-        include_biases: take the biases of the chosen linears too.
+        include_biases: take the biases of the chosen weights too.
         include_embeddings: take the look-up tables too, of words, positions and whatever else, in
             the whole model. One that is tied to an output layer is pruned there as well.
 
     Raises:
         UsageError: a pattern matches no matrix, or nothing is left to prune.
     """
-    holders = {
-        _plain(f"{n}.").strip("."): m for n, m in model.named_modules(remove_duplicate=False)
-    }
-    linears = {
-        f"{prefix}.weight".lstrip("."): module
-        for prefix, module in holders.items()
-        if isinstance(module, nn.Linear) or is_conv1d(module)
-    }
+    holders = named_holders(model)
     if parameters is None:
-        wanted = _in_blocks(model, linears)
+        wanted = by_default(model)
     else:
         wanted = _matching(model, [parameters] if isinstance(parameters, str) else parameters)
     if include_biases:
-        wanted |= {f"{name.removesuffix('weight')}bias" for name in wanted & linears.keys()}
+        wanted |= {bias for name in wanted for bias in _biases(name, holders)}
     if include_embeddings:
         wanted.update(embedding_names(model))
 
@@ -127,25 +145,39 @@ def find_prunable(
         if not parameter.requires_grad:
             frozen.append(name)
         elif parameter.numel():
-            transposed = is_conv1d(module) and attribute == "weight"
-            found[name] = Prunable(module, attribute, transposed)
+            known = layouts(module).get(attribute, Layout(slices=_slices(module, parameter)))
+            found[name] = Prunable(module, attribute, known.transposed, known.slices)
     if not found:
         raise UsageError(
             f"{type(model).__name__} has no prunable parameters"
             + (f" that are trained ({len(frozen)} are frozen)" if frozen else "")
-            + "; by default these are the linear layers' weights in its repeated blocks: name "
-            "others with parameters=[...]"
+            + "; by default these are the weights of linear layers, attention and experts in its "
+            "repeated blocks: name others with parameters=[...]"
         )
     return found, frozen
 
 
-def _in_blocks(model: nn.Module, linears: Collection[str]) -> set[str]:
-    """Those of the linears' weights that are used in the model's repeated blocks alone."""
+def named_holders(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules by every name that their parameters' names may begin with."""
+    named = model.named_modules(remove_duplicate=False)
+    return {_plain(f"{name}.").strip("."): module for name, module in named}
+
+
+def linear_weights(model: nn.Module) -> set[str]:
+    """Every name of the weights that ``layouts`` knows."""
+    return {
+        f"{prefix}.{attribute}".lstrip(".")
+        for prefix, module in named_holders(model).items()
+        for attribute in layouts(module)
+    }
+
+
+def by_default(model: nn.Module) -> set[str]:
+    """Those of them that are used in the model's repeated blocks alone; of tied ones, one name."""
     used: dict[int, list[str]] = {}  # every place a parameter is used in
     for name, parameter in named_parameters(model, remove_duplicate=False):
         used.setdefault(id(parameter), []).append(name)
-    blocks = tuple(f"{block}." for block in _blocks(model)) or ("",)
-    inside = {name for name in linears if name.startswith(blocks)}
+    inside = {name for name in linear_weights(model) if name.startswith(blocks_of(model))}
     return {names[0] for names in used.values() if inside.issuperset(names)}
 
 
@@ -155,6 +187,74 @@ def is_conv1d(module: nn.Module) -> bool:
         kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
         for kind in type(module).__mro__  # fully_shard makes a subclass
     )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a parameter's matrices have their inputs: see ``Prunable``."""
+
+    transposed: bool = False
+    slices: int = 1
+
+
+# What Transformers' interface of experts calls the weights of all experts of a layer, [experts, …].
+EXPERTS = ("gate_up_proj", "up_proj", "down_proj")
+
+
+def layouts(module: nn.Module) -> dict[str, Layout]:
+    """The parameters of a module itself that are matrices of linear maps, by attribute.
+
+    ``nn.MultiheadAttention`` stacks the projections of queries, keys and values, experts of
+    Transformers' kind one matrix each. Of these, which axis is the inputs' is what the module says
+    (``is_transposed``), or else what the shapes of its two projections leave as the only way.
+    """
+    if isinstance(module, nn.Linear):
+        return {"weight": Layout()}
+    if is_conv1d(module):
+        return {"weight": Layout(transposed=True)}
+    if isinstance(module, nn.MultiheadAttention):
+        if module._qkv_same_embed_dim:
+            return {"in_proj_weight": Layout(slices=3)}
+        return {name: Layout() for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight")}
+    parameters = {name: module._parameters.get(name) for name in EXPERTS}
+    stacks = {name: p for name, p in parameters.items() if p is not None and p.ndim == 3}
+    transposed = _is_transposed(module, stacks)
+    if transposed is None:
+        return {}
+    return {name: Layout(transposed, len(p)) for name, p in stacks.items()}
+
+
+def _is_transposed(module: nn.Module, stacks: Mapping[str, Tensor]) -> bool | None:
+    """Whether experts are stored [experts, in, out]; None where that cannot be told."""
+    said = getattr(module, "is_transposed", None)
+    if isinstance(said, bool) or stacks.keys() != {"gate_up_proj", "down_proj"}:
+        return said if isinstance(said, bool) else None
+    # Gate and up stand together, so that only one of the two fits.
+    (up, inputs), (down, width) = (p.shape[1:] for p in stacks.values())
+    if (up, inputs) == (2 * width, down):
+        return False
+    return True if (inputs, up) == (2 * down, width) else None
+
+
+def _slices(module: nn.Module, parameter: Tensor) -> int:
+    """How many matrices a parameter is that was chosen by name; 0 where it is none."""
+    return int(parameter.ndim == 2 and not any(p.slices > 1 for p in layouts(module).values()))
+
+
+def _biases(name: str, holders: Mapping[str, nn.Module]) -> list[str]:
+    """The name that the bias of a linear map's weight would have."""
+    prefix, _, attribute = name.rpartition(".")
+    if attribute not in layouts(holders[prefix]):
+        return []
+    if attribute.endswith("_proj_weight"):  # attention has one for all
+        attribute = "in_proj_weight"
+    bias = attribute.replace("weight", "bias") if "weight" in attribute else f"{attribute}_bias"
+    return [f"{prefix}.{bias}".lstrip(".")]
+
+
+def blocks_of(model: nn.Module) -> tuple[str, ...]:
+    """What names in the model's repeated blocks begin with; where it has none, all names do."""
+    return tuple(f"{block}." for block in _blocks(model)) or ("",)
 
 
 def _blocks(model: nn.Module) -> Iterator[str]:
@@ -167,15 +267,6 @@ def _blocks(model: nn.Module) -> Iterator[str]:
         elif not isinstance(module, nn.ModuleList):
             continue
         yield from (_plain(f"{prefix}.{name}".lstrip(".")) for name in blocks)
-
-
-def left_dense(model: nn.Module) -> list[str]:
-    """Names of the weights in the model's repeated blocks that only a pattern can choose.
-
-    They have more than two dimensions: experts stacked in one tensor, XLNet's attention.
-    """
-    blocks = tuple(f"{block}." for block in _blocks(model))
-    return [n for n, p in named_parameters(model) if p.ndim > 2 and n.startswith(blocks)]
 
 
 def _matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
@@ -205,7 +296,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 def embedding_names(model: nn.Module) -> list[str]:
     """Names of the parameters that look-up tables hold."""
-    ids = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    ids = {id(module.weight) for module in model.modules() if isinstance(module, TABLES)}
     return [name for name, parameter in named_parameters(model) if id(parameter) in ids]
 
 
@@ -259,26 +350,3 @@ class Count:
     def sparsity(self) -> float:
         """Fraction that is zero; 0 where there are no weights."""
         return 1 - self.nonzero / self.total if self.total else 0.0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What is left of a model: counts by scope (see ``Scopes``) after a number of steps."""
-
-    step: int
-    counts: dict[str, Count]
-    frozen: tuple[str, ...] = ()
-    outcome: bool = False
-
-    def __str__(self) -> str:
-        title = f"after {self.step} steps"
-        rows = [f"{title:<20}{'non-zero':>15}{'of':>15}{'sparsity':>10}"]
-        rows += [
-            f"{scope:<20}{count.nonzero:>15,}{count.total:>15,}{count.sparsity:>10.2%}"
-            for scope, count in self.counts.items()
-        ]
-        if self.outcome:
-            rows.append("sparsity is an outcome of threshold and penalty: no target was set")
-        if self.frozen:
-            rows.append(f"not trained, not pruned: {len(self.frozen)} ({self.frozen[0]} …)")
-        return "\n".join(rows)

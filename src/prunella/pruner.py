@@ -19,10 +19,11 @@ from prunella.evidence import Evidence, overrides
 from prunella.given import Given
 from prunella.masks import Masks, Rest, check_copies
 from prunella.optimizers import is_rehearsal, unwrap_optimizer
-from prunella.prunable import Prunable, Scopes, Summary, find_prunable, named_parameters, unwrap
+from prunella.prunable import Prunable, Scopes, find_prunable, named_parameters, unwrap
 from prunella.schedules import Schedule
 from prunella.selection import Selection
 from prunella.sharding import is_sharded, local, nonzeros, put_away, shard_group, spread
+from prunella.summary import Summary, left_dense
 
 _taken: WeakSet[Optimizer] = WeakSet()
 # Who prunes a module's parameters.
@@ -60,8 +61,9 @@ class Pruner:
         criterion: what a weight is worth.
         schedule: how sparse the model is at each step.
         allocation: how scores become masks.
-        parameters: names or ``fnmatch`` patterns of the matrices to prune; by default the linear
-            layers' in the repeated blocks (see ``prunella.prunable.find_prunable``).
+        parameters: names or ``fnmatch`` patterns of the matrices to prune; by default those of
+            linear layers, attention and experts in the repeated blocks (see
+            ``prunella.prunable.find_prunable``).
         include_biases: prune the biases of these layers too.
         include_embeddings: prune the model's look-up tables too.
         hold: whether pruned weights stay zero between selections; None = as the criterion says.
@@ -80,8 +82,8 @@ class Pruner:
         gradients: called at every step for gradients that the criterion is to see instead of the
             parameters' own, by name (see ``prunella.TaskGradients``); None = their own.
         on_selection: called after every selection of masks, before pruned weights are covered,
-            with the scores it went by (name -> [out, in], each computed when asked for) and the
-            masks before it; None = nobody looks.
+            with the scores it went by (name -> [out, in], or [matrices, out, in] where several are
+            stacked; each computed when asked for) and the masks before it; None = nobody looks.
 
     Raises:
         UsageError: nothing to prune, an optimizer that lacks a prunable parameter, steps inside
@@ -165,7 +167,7 @@ class Pruner:
         if isinstance(model, nn.DataParallel):
             check_copies(self.rest)
         self.allocation.check(
-            {n: tuple(p.oriented(p.parameter).shape) for n, p in self._prunable.items()},
+            {name: prunable.shape for name, prunable in self._prunable.items()},
             self.schedule.final,
         )
         if not self.is_outcome:
@@ -420,13 +422,17 @@ class Pruner:
             }
 
     def summary(self) -> Summary:
-        """Weights and non-zero weights of the pruned model, in three scopes; prints as a table."""
+        """Weights and non-zero weights of the pruned model, in three scopes; prints as a table.
+
+        It names what else of the model is large and stays dense.
+        """
         self._show()
         return Summary(
             self.step,
             self.scopes.count(dict(named_parameters(self.model))),
             tuple(self.frozen),
             self.is_outcome,
+            left_dense(self.model, self._prunable),
         )
 
     # --- saving ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from prunella.allocation import Global
@@ -18,8 +19,8 @@ from prunella.sharding import is_sharded, nonzeros, part_of, spread, whole
 class Selection(Mapping[str, Tensor]):
     """Chooses masks; as a mapping, the scores it chooses by.
 
-    They are [out, in] by name, each computed whenever it is asked for, so that few are held at
-    once.
+    They are [out, in] or [matrices, out, in] by name, each computed whenever it is asked for, so
+    that few are held at once. A sharded one may be laid out as its parameter is.
 
     Args:
         criterion: gives scores, or masks where sparsity is an outcome.
@@ -59,8 +60,11 @@ class Selection(Mapping[str, Tensor]):
         return len(self._prunable)
 
     def _rows_apart(self, name: str) -> bool:
-        """Whether masks can be chosen by processes that see some rows of a matrix each."""
-        return self._allocation.pattern.within_rows and not self._prunable[name].transposed
+        """Whether masks are chosen by processes that see some rows of a matrix each."""
+        prunable, allocation = self._prunable[name], self._allocation
+        together = allocation.ranks_apart and len(prunable.shape) > 2
+        seen = allocation.pattern.within_rows and not prunable.transposed and not together
+        return seen and is_sharded(prunable.parameter)
 
     def choose(self, sparsity: float, step: int) -> None:
         """Masks of a sparsity, after a step.
@@ -86,9 +90,9 @@ class Selection(Mapping[str, Tensor]):
             raise Diverged(f"no masks can be selected at step {step}: {error}") from None
         for name, mask in masks.items():
             prunable = self._prunable[name]
-            mask = prunable.oriented(mask).contiguous()
-            apart = is_sharded(prunable.parameter) and self._rows_apart(name)
-            self._masks.choose(name, mask if apart else part_of(mask, prunable.parameter))
+            if not self._rows_apart(name):
+                mask = part_of(prunable.stored(mask).contiguous(), prunable.parameter)
+            self._masks.choose(name, mask)
 
     def take_outcome(self) -> None:
         """The criterion's own masks, matrix by matrix.
@@ -102,6 +106,10 @@ class Selection(Mapping[str, Tensor]):
             if score.isnan().any():
                 raise Diverged(f"the scores of {name} hold NaN at step {view.step}")
             score = spread(self._masks.shut(name, score), prunable.parameter)
-            mask = self._criterion.outcome(whole(score), view.progress)
-            assert mask is not None
+            score = whole(score)
+            each = [
+                self._criterion.outcome(matrix, view.progress)
+                for matrix in score.chunk(prunable.matrices)
+            ]
+            mask = torch.cat([matrix for matrix in each if matrix is not None])
             self._masks.choose(name, part_of(mask, prunable.parameter))

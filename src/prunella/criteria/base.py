@@ -30,7 +30,8 @@ class View:
         optimizer_state: what the optimizer keeps for the parameter; to be read only.
         gate: what ``Criterion.gate`` multiplied the weight by in this step's forward, if anything.
         progress: how far the schedule has come from no sparsity to its final one, in [0, 1].
-        tensors: how many parameters are pruned.
+        tensors: how many matrices are pruned.
+        slices: how many of them are stacked in this parameter.
         layout: the parameter as the model holds it.
     """
 
@@ -45,11 +46,17 @@ class View:
     progress: float = 0.0
     tensors: int = 1
     layout: Tensor | None = None
+    slices: int = 1
 
     @property
     def shape(self) -> torch.Size:
         """Of the whole parameter."""
         return (self.weight if self.layout is None else self.layout).shape
+
+    @property
+    def population(self) -> int:
+        """What a sum over this parameter is divided by in a mean over all matrices' means."""
+        return self.tensors * (self.shape.numel() // self.slices)
 
     def part_of(self, whole: Tensor) -> Tensor:
         """The part of a tensor of this shape that belongs to ``weight``."""
@@ -134,7 +141,7 @@ class Criterion:
         return None
 
     def outcome(self, score: Tensor, progress: float) -> Tensor | None:
-        """The mask of one whole parameter where sparsity is an outcome; None where it is asked."""
+        """The mask of one whole matrix where sparsity is an outcome; None where it is asked."""
         return None
 
     def gate(self, view: View, training: bool) -> Tensor:

@@ -100,7 +100,7 @@ class SoftMovement(Learned):
 
     def gradient(self, view: View) -> Tensor:
         open_ = torch.sigmoid(view.state["score"])
-        strength = self.penalty * view.progress / (view.tensors * view.shape.numel())
+        strength = self.penalty * view.progress / view.population
         return view.times_gradient().add_(open_ * (1 - open_), alpha=strength)
 
     def outcome(self, score: Tensor, progress: float) -> Tensor | None:
@@ -183,10 +183,7 @@ class L0(Learned):
         return (
             view.times_gradient()
             .mul_(slope)
-            .add_(
-                stays_open * (1 - stays_open),
-                alpha=self.penalty / (view.tensors * view.shape.numel()),
-            )
+            .add_(stays_open * (1 - stays_open), alpha=self.penalty / view.population)
         )
 
     def _shift(self) -> float:

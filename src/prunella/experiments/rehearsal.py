@@ -15,6 +15,7 @@ from prunella.experiments.evaluation import evaluating
 from prunella.experiments.progress import check_trackers
 from prunella.prunable import find_prunable
 from prunella.pruner import Pruner
+from prunella.summary import left_dense, told
 from prunella.tasks import Reader, Task
 from prunella.tasks.base import positions
 
@@ -36,6 +37,8 @@ def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) 
     )
     if config.regularize:
         goal += f", regularized by {' and '.join(config.regularize)}"
+    if config.criterion != "dense" and (left := told(left_dense(model, prunable))):
+        goal += f"; {left}"
     rows = {name: len(part.rows) for name, part in data.splits.items()}
     devs = " + ".join(f"{rows[name]:,}" for name in data.dev)
     use = "chosen on, which the result will say" if config.uses_dev else "used once, at the end"

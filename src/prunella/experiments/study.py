@@ -45,6 +45,7 @@ from prunella.prunable import SCOPES, Scopes, find_prunable
 from prunella.regularizers import SelfRegularization
 from prunella.runtime import bench, checkpoint, engine
 from prunella.schedules import Ladder
+from prunella.summary import left_dense
 from prunella.tasks import Record, Task
 
 MODEL = "model"  # in a folder of a training that has ended
@@ -324,6 +325,7 @@ class Study:
         return {
             "sparsity": {scope: counts[scope].sparsity for scope in SCOPES},
             "parameters": {scope: asdict(counts[scope]) for scope in SCOPES},
+            "left_dense": [asdict(left) for left in left_dense(model, prunable)],
             "size_bytes": checkpoint.size(saved),
         }
 

@@ -101,7 +101,7 @@ class Tracer(TrainerCallback):
             return  # where masks are selected at every step, a few are enough
         masks, lowest, found = pruner.masks, torch.inf, np.empty(SIZE, np.float32)
         for name, prunable in pruner.prunable.items():
-            score = prunable.oriented(scores[name])
+            score = prunable.stored(scores[name])
             self._sample.take(name, score, found)
             lowest = min(lowest, float(score.masked_fill(~masks[name], torch.inf).min()))
         one_cut = type(pruner.allocation) is Global and type(pruner.allocation.pattern) is Element
@@ -155,7 +155,7 @@ def of_model(training: Mapping[str, Any], prunable: Mapping[str, Prunable]) -> d
         "matrices": [
             {
                 "name": name,
-                "shape": list(part.oriented(weights[name]).shape),
+                "shape": list(part.shape),
                 "nonzero": int(weights[name].count_nonzero()),
                 "total": weights[name].numel(),
             }

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from prunella.bitmask import Coded
 from prunella.errors import UsageError
-from prunella.prunable import SCOPES, Count, Scopes, find_prunable, left_dense
+from prunella.prunable import SCOPES, Count, Scopes, find_prunable
 from prunella.runtime.files import FILE, Sizes, sizes
 from prunella.runtime.folder import CONFIG, Names, described, fetched, first_sentence, opened
+from prunella.summary import LeftDense, left_dense, told
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Inspection:
             parameter once; where the model cannot be built only ``model``, everything in the file.
         coded: what the coded matrices of the sparse form take together; None in a dense one.
         note: what the counts leave out, and why; empty where nothing.
+        left_dense: what a pruner leaves dense; empty where the model cannot be built.
     """
 
     folder: Path
@@ -70,6 +72,7 @@ class Inspection:
     scopes: dict[str, Count]
     coded: Sizes | None
     note: str
+    left_dense: tuple[LeftDense, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -81,6 +84,7 @@ class Inspection:
             "scopes": {scope: _told(count) for scope, count in self.scopes.items()},
             "coded": None if self.coded is None else asdict(self.coded),
             "note": self.note,
+            "left_dense": [asdict(left) for left in self.left_dense],
             "matrices": [matrix.as_dict() for matrix in self.matrices],
         }
 
@@ -106,14 +110,13 @@ def inspect(
     _check_config(folder / CONFIG)
     paths, tensors = opened(folder)
     held = {name: told for name, tensor in tensors if (told := _look(name, tensor)) is not None}
-    architecture = None
+    architecture, left = None, ()
     try:
         model = _build(folder)
         architecture = type(model).__name__
         prunable, _ = find_prunable(model, parameters, include_biases, include_embeddings)
         held, scopes, note = _count(model, held, prunable)
-        if parameters is None:
-            note = "; ".join(filter(None, [note, _left_dense(model)]))
+        left = left_dense(model, prunable)
     except UsageError as error:
         if parameters is not None:  # what was asked for cannot be told
             raise
@@ -131,6 +134,7 @@ def inspect(
         scopes=scopes,
         coded=_total(paths[0]) if sparse else None,
         note=note,
+        left_dense=left,
     )
 
 
@@ -164,7 +168,7 @@ def table(inspection: Inspection) -> Table:
             f"coded matrices: {coded.bytes / 1e6:.2f} MB; ideal bitmask {coded.ideal / 1e6:.2f}, "
             f"entropy bound {coded.bound / 1e6:.2f}"
         )
-    result.caption = "\n".join(filter(None, [*lines, inspection.note]))
+    result.caption = "\n".join(filter(None, [*lines, told(inspection.left_dense), inspection.note]))
     return result
 
 
@@ -249,18 +253,6 @@ def _count(
         for scope in SCOPES
     }
     return marked, sums, note
-
-
-def _left_dense(model: nn.Module) -> str:
-    """What in the model's blocks is not prunable only because it is no matrix."""
-    names = left_dense(model)
-    if not names:
-        return ""
-    total = sum(model.get_parameter(name).numel() for name in names)
-    forms = dict.fromkeys(re.sub(r"\b[0-9]+\b", "*", name) for name in names)
-    return (
-        f"left dense unless named, for they are no matrices: {', '.join(forms)} ({total:,} weights)"
-    )
 
 
 def _sum(counts: Iterable[Count]) -> Count:
