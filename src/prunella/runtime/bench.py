@@ -18,7 +18,7 @@ from torch import Tensor
 from prunella.errors import UsageError
 from prunella.runtime import engine, files
 from prunella.runtime.checkpoint import load, size
-from prunella.runtime.linear import SparseLinear, footprint
+from prunella.runtime.linear import footprint, matrices_of
 
 ROUNDS = 50  # measurements of each model, at most
 SECONDS = 20.0  # for all of them
@@ -96,7 +96,7 @@ def bench(
             "decode": decode,
             "threads": torch.get_num_threads(),
             "engine": engine.variant(),
-            "sparse_matrices": sum(isinstance(m, SparseLinear) for m in models["sparse"].modules()),
+            "sparse_matrices": len(matrices_of(models["sparse"])),
             "latency_ms": latency,
             "spread_ms": {kind: _quartiles(spent, per) for kind, spent in times.items()},
             "rounds": len(times["dense"]),

@@ -30,7 +30,7 @@ from prunella.runtime.folder import (
     described,
     opened,
 )
-from prunella.runtime.linear import WORTH, linears, replace, sparsify
+from prunella.runtime.linear import WORTH, places, replace, sparsify
 
 Engine = Literal["sparse", "dense"]
 Format = Literal["sparse", "dense", "onnx"]
@@ -285,12 +285,12 @@ def _assemble(architecture: Any, config: Any, folder: Path) -> Any:
         model.tie_weights()
     except Exception as error:  # as above
         raise UsageError(f"{folder / CONFIG} cannot be used: {error}") from error
-    layers = linears(model)
+    known = places(model)
     sparse = {
         name: tensor
         for name, tensor in tensors.items()
         if isinstance(tensor, Coded)
-        and name.removesuffix(".weight") in layers
+        and name in known
         and tensor.values.numel() <= (1 - WORTH) * tensor.count
     }
     state = {
@@ -307,7 +307,7 @@ def _assemble(architecture: Any, config: Any, folder: Path) -> Any:
         return None
     model.tie_weights(missing_keys=missing)
     model.eval().float().requires_grad_(False)
-    replace(model, {name.removesuffix(".weight"): tensor for name, tensor in sparse.items()})
+    replace(model, sparse)
     _generation(model, folder)
     return model
 

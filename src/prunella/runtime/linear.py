@@ -1,22 +1,32 @@
-"""A linear layer whose weight the engine holds, and putting it where linear layers were."""
+"""Linear layers whose weights the engine holds, and putting sparse weights in dense ones' place."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
-from prunella.bitmask import Coded, encode
+from prunella.bitmask import Coded, decode, encode
 from prunella.errors import UsageError
-from prunella.prunable import is_conv1d
-from prunella.runtime import engine
+from prunella.prunable import Layout, is_conv1d, layouts
+from prunella.runtime import attention, engine
+from prunella.runtime.attention import SparseAttention
 from prunella.runtime.engine import Matrix
+from prunella.runtime.weight import (
+    Sparse,
+    SparseWeight,
+    Weight,
+    check_graph,
+    check_mode,
+    check_move,
+    refuse_weights,
+)
 
 # From this sparsity on the engine's form is the smaller one (5 bytes a non-zero weight against 4
 # a weight), and the faster one as well (benchmarks/README.md).
@@ -24,7 +34,7 @@ WORTH = 0.2
 LARGE = 2**20  # weights of a dense layer that is read from memory, not from the caches
 
 
-class SparseLinear(nn.Module):
+class SparseLinear(Sparse):
     """x Wᵀ + b with a matrix of the engine, for inference in float32 on the CPU.
 
     Its ``state_dict`` has the dense weight, laid out as it was.
@@ -40,6 +50,7 @@ class SparseLinear(nn.Module):
     def __init__(self, matrix: Matrix, bias: Tensor | None, transposed: bool = False):
         super().__init__()
         self.matrix = matrix
+        self.matrices = (matrix,)
         self.transposed = transposed
         self.out_features, self.in_features = matrix.shape
         if bias is not None:
@@ -55,7 +66,8 @@ class SparseLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The dense weight, made when something computes with it; T5 asks only for its dtype."""
-        return _Weight(self)
+        shape = self.matrix.shape
+        return Weight(self, shape[::-1] if self.transposed else shape)
 
     def dense(self) -> Tensor:
         """The dense weight, laid out as it was."""
@@ -64,13 +76,8 @@ class SparseLinear(nn.Module):
 
     @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad and torch.is_grad_enabled():
-            raise UsageError(f"{_INFERENCE_ONLY}, and its input asks for a gradient; {_LOAD_DENSE}")
+        check_graph(x)
         return self.matrix.linear(x, self.bias)
-
-    def train(self, mode: bool = True) -> Self:
-        _check_mode(mode)
-        return super().train(mode)
 
     def extra_repr(self) -> str:
         kept = self.matrix.nonzero / (self.in_features * self.out_features)
@@ -79,45 +86,11 @@ class SparseLinear(nn.Module):
             f"bias={self.bias is not None}, sparsity={1 - kept:.4f}"
         )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        _check_move(fn)
-        return super()._apply(fn, recurse)
-
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         destination[f"{prefix}weight"] = self.dense()
         super()._save_to_state_dict(destination, prefix, keep_vars)
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        _load_state_dict(self)
-
-
-_INFERENCE_ONLY = "a model with sparse matrices is for inference"
-_LOAD_DENSE = "load it with prunella.load(..., engine='dense')"
-
-
-class _Weight(Tensor):
-    """A weight that has a shape and a dtype, and values once something computes with it."""
-
-    layer: SparseLinear
-
-    @staticmethod
-    def __new__(cls, layer: SparseLinear) -> _Weight:
-        shape = layer.matrix.shape
-        side = shape[::-1] if layer.transposed else shape
-        weight: Any = cls._make_wrapper_subclass(
-            cls, side, dtype=torch.float32, device=torch.device("cpu")
-        )
-        weight.layer = layer
-        return weight
-
-    @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        args, kwargs = tree_map_only(_Weight, lambda w: w.layer.dense(), (args, kwargs or {}))
-        return func(*args, **kwargs)
 
 
 class DenseLinear(nn.Linear):
@@ -138,99 +111,160 @@ class DenseLinear(nn.Linear):
         return super().forward(input)
 
 
-def linears(model: nn.Module) -> dict[str, Any]:
-    """The linear layers that may be replaced, by name: not those whose weight has other uses.
+@dataclass(frozen=True)
+class Place:
+    """Where a weight is that the engine may hold."""
 
-    Subclasses of ``nn.Linear`` are left alone, who knows what they do with their weights, and so
-    are layers with hooks, and the model where it is one itself.
+    name: str
+    module: Any
+    attribute: str
+    layout: Layout
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the parameter."""
+        return tuple(getattr(self.module, self.attribute).shape)
+
+
+def places(model: nn.Module) -> dict[str, Place]:
+    """The weights that the engine may hold, by name: not those that have other uses.
+
+    Those of linear layers, attention and experts (see ``layouts``) whose class computes with them
+    as these do; modules with hooks are left alone, and so is the model where it is a linear layer.
     """
     uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if (type(module) is nn.Linear or is_conv1d(module))
-        and name
-        and isinstance(module._parameters.get("weight"), nn.Parameter)
-        and module.weight.numel()
-        and uses[id(module.weight)] == 1
-        and not (module._forward_hooks or module._forward_pre_hooks)
-    }
+    found: dict[str, Place] = {}
+    for prefix, module in model.named_modules():
+        replaced = isinstance(module, nn.Linear) or is_conv1d(module)
+        if (replaced and not prefix) or not _computes(module) or _is_watched(module):
+            continue
+        for attribute, layout in layouts(module).items():
+            parameter = module._parameters.get(attribute)
+            if (
+                isinstance(parameter, nn.Parameter)
+                and parameter.numel()
+                and uses[id(parameter)] == 1
+            ):
+                name = f"{prefix}.{attribute}".lstrip(".")
+                found[name] = Place(name, module, attribute, layout)
+    for prefix, module in model.named_modules():  # which use their output layer's weight themselves
+        if isinstance(module, nn.MultiheadAttention) and (
+            not attention.fits(module) or _is_watched(module)
+        ):
+            found.pop(f"{prefix}.out_proj.weight".lstrip("."), None)
+    return found
+
+
+def _computes(module: Any) -> bool:
+    """Whether the engine can stand in for what a module computes."""
+    if isinstance(module, nn.Linear):
+        plain = module._parameters.keys() <= {"weight", "bias"} and not module._modules
+        return plain and type(module).forward is nn.Linear.forward
+    if isinstance(module, nn.MultiheadAttention):
+        return attention.fits(module)
+    if is_conv1d(module):
+        return True
+    if not layouts(module):
+        return False
+    from prunella.runtime import experts  # where a module has them, Transformers is there
+
+    return experts.fits(module)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def replace(model: nn.Module, coded: Mapping[str, Coded]) -> None:
-    """Put sparse layers in place of the linear layers named, whose weights are given coded.
+    """Have the engine hold the weights named, of ``places``, which are given coded.
 
-    Large ones that stay become ``DenseLinear``. The model refuses to be trained, moved or given
-    other weights from then on.
+    Large linear layers that stay become ``DenseLinear``. The model refuses to be trained, moved or
+    given other weights from then on.
 
     Raises:
-        UsageError: a weight is not of its layer's shape.
+        UsageError: a weight is not of its parameter's shape.
     """
-    modules: list[Any] = [model.get_submodule(name) for name in coded]
-    for module, (name, weight) in zip(modules, coded.items(), strict=True):
-        if weight.shape != tuple(module.weight.shape):
+    known = places(model)
+    chosen = [known[name] for name in coded]
+    for place, weight in zip(chosen, coded.values(), strict=True):
+        if weight.shape != place.shape:
             raise UsageError(
-                f"the weight of {name} is {list(weight.shape)}, but the config asks for "
-                f"{list(module.weight.shape)}; give the config that the model was saved with"
+                f"the weight {place.name} is {list(weight.shape)}, but the config asks for "
+                f"{list(place.shape)}; give the config that the model was saved with"
             )
-    transposed = [is_conv1d(module) for module in modules]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        matrices = pool.map(Matrix, coded.values(), transposed)
-        for name, module, matrix, turned in zip(coded, modules, matrices, transposed, strict=True):
-            parent, _, attribute = name.rpartition(".")
-            sparse = SparseLinear(matrix, module.bias, turned)
-            setattr(model.get_submodule(parent), attribute, sparse)
+        held = pool.map(_matrices, coded.values(), [place.layout for place in chosen])
+        for place, matrices in zip(chosen, held, strict=True):
+            _put(model, place, matrices)
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.numel() >= LARGE:
             module.__class__ = DenseLinear
+        if type(module) is nn.MultiheadAttention and any(
+            isinstance(part, Sparse) for part in module.children()
+        ):
+            module.__class__ = SparseAttention
     if coded:
         # On the model itself: its parts would be changed before a sparse layer could refuse.
         attributes: Any = model
         attributes.train = partial(_train, model)
         attributes._apply = partial(_apply, model)
-        attributes.load_state_dict = partial(_load_state_dict, model)
+        attributes.load_state_dict = partial(refuse_weights, model)
+
+
+def _matrices(coded: Coded, layout: Layout) -> list[Matrix]:
+    """The matrices stacked in a parameter."""
+    if layout.slices == 1 and len(coded.shape) == 2:
+        return [Matrix(coded, layout.transposed)]
+    parts = decode(coded).reshape(layout.slices, -1, coded.shape[-1])
+    return [Matrix(encode(part), layout.transposed) for part in parts]
+
+
+def _put(model: nn.Module, place: Place, matrices: list[Matrix]) -> None:
+    module, attribute, layout = place.module, place.attribute, place.layout
+    if isinstance(module, nn.Linear) or is_conv1d(module):
+        parent, _, name = place.name.removesuffix(".weight").rpartition(".")
+        sparse = SparseLinear(matrices[0], module.bias, layout.transposed)
+        setattr(model.get_submodule(parent), name, sparse)
+        return
+    kind: type[SparseWeight] = SparseWeight
+    if not isinstance(module, nn.MultiheadAttention):
+        from prunella.runtime import experts  # as above
+
+        kind = experts.SparseExperts
+        experts.dispatch(module)
+    shape = place.shape
+    del module._parameters[attribute]
+    module._modules[attribute] = kind(matrices, shape, layout.transposed)
 
 
 def _train(model: nn.Module, mode: bool = True) -> nn.Module:
-    _check_mode(mode)
+    check_mode(mode)
     return type(model).train(model, mode)
 
 
 def _apply(model: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    _check_move(fn)
+    check_move(fn)
     return type(model)._apply(model, fn, recurse)
 
 
-def _load_state_dict(model: nn.Module, *args: Any, **kwargs: Any) -> None:
-    raise UsageError(f"the weights of a sparse matrix do not change; {_LOAD_DENSE}")
-
-
-def _check_mode(mode: bool) -> None:
-    if mode:
-        raise UsageError(f"{_INFERENCE_ONLY}, so it cannot be trained; {_LOAD_DENSE}")
-
-
-def _check_move(fn: Callable[[Tensor], Tensor]) -> None:
-    probe = fn(torch.empty(0, dtype=torch.float32, device="cpu"))
-    if probe.dtype != torch.float32 or probe.device.type != "cpu":
-        raise UsageError(
-            "a model with sparse matrices runs in float32 on the CPU, and cannot be moved to "
-            f"{probe.device} as {probe.dtype}; {_LOAD_DENSE}"
-        )
+def matrices_of(model: nn.Module) -> list[Matrix]:
+    """The matrices that the engine holds for a model, shared ones once."""
+    held = {id(m): m for part in model.modules() if isinstance(part, Sparse) for m in part.matrices}
+    return list(held.values())
 
 
 def footprint(model: nn.Module) -> int:
     """Bytes of a model's parameters, buffers and matrices of the engine, shared ones once."""
     held = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    matrices = {id(m.matrix): m.matrix for m in model.modules() if isinstance(m, SparseLinear)}
-    return sum(t.nbytes for t in held.values()) + sum(m.nbytes for m in matrices.values())
+    return sum(t.nbytes for t in (*held.values(), *matrices_of(model)))
 
 
 def sparsify(model: nn.Module) -> nn.Module:
-    """Let the engine compute the linear layers that are sparse enough, in place.
+    """Let the engine compute with the weights that are sparse enough, in place.
 
-    Works on any module. The model is for inference from then on: in evaluation mode, in float32,
-    on the CPU, its parameters frozen.
+    Works on any module: on linear layers, ``nn.MultiheadAttention`` and experts of Transformers'
+    models in it. The model is for inference from then on: in evaluation mode, in float32, on the
+    CPU, its parameters frozen.
 
     Args:
         model: a module on the CPU; bfloat16, float16 and float64 become float32.
@@ -244,11 +278,8 @@ def sparsify(model: nn.Module) -> nn.Module:
     if any(p.device.type != "cpu" for p in model.parameters()):
         raise UsageError("the engine runs on the CPU; move the model there: model.to('cpu')")
     model.eval().float().requires_grad_(False)
-    coded = {}
     if engine.variant() is not None:
-        for name, module in linears(model).items():
-            weight = module.weight
-            if weight.count_nonzero() <= (1 - WORTH) * weight.numel():
-                coded[name] = encode(weight)
-        replace(model, coded)
+        weights = {n: getattr(place.module, place.attribute) for n, place in places(model).items()}
+        worth = {n: w for n, w in weights.items() if w.count_nonzero() <= (1 - WORTH) * w.numel()}
+        replace(model, {name: encode(weight) for name, weight in worth.items()})
     return model

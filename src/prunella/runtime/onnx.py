@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prunella.errors import UsageError
 from prunella.prunable import unwrap
 from prunella.runtime.files import whole
-from prunella.runtime.linear import SparseLinear
+from prunella.runtime.linear import matrices_of
 
 # The last came into Transformers with the interface that is used here.
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript", "transformers.exporters.runners")
@@ -91,7 +91,7 @@ def _exportable(model: nn.Module) -> PreTrainedModel:
             f"the model is a {kind}, and only Transformers models are exported to ONNX; give a "
             "PreTrainedModel"
         )
-    if any(isinstance(module, SparseLinear) for module in model.modules()):
+    if matrices_of(model):
         raise UsageError(
             f"the {kind} runs sparse, and only dense models are exported to ONNX; load it with "
             "prunella.load(..., engine='dense')"
