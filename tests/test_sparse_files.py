@@ -123,7 +123,7 @@ def test_what_coding_takes_at_the_least() -> None:
 
 
 def zoo() -> dict[str, Tensor]:
-    """Tensors of all kinds, the first three of which are coded."""
+    """Tensors of all kinds, of which the first three, and the cube, are coded."""
     return {
         "layer.weight": patterns(torch.float32, (16, 24), 0.2, 1),
         "half": patterns(torch.bfloat16, (9, 13), 0.1, 2),
@@ -146,7 +146,7 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     write(tensors, path)
     read_back = dict(read(path))
     coded = [name for name, tensor in read_back.items() if isinstance(tensor, Coded)]
-    assert coded == list(sizes(path)) == ["layer.weight", "half", "none"]
+    assert coded == list(sizes(path)) == ["layer.weight", "half", "none", "cube"]
     assert list(read_back) == list(tensors)
     back = contents(path)
     assert all(same(back[name], tensors[name]) for name in tensors)
@@ -553,6 +553,6 @@ def test_files_that_are_no_sparse_files(tmp_path: Path) -> None:
     path.write_bytes(container(PARTS, {"format": "pt"}))
     with pytest.raises(UsageError, match=r"format 'pt', not 'prunella-sparse'; .* Transformers"):
         list(read(path))
-    path.write_bytes(container(PARTS, signed("of the future", version="2")))
-    with pytest.raises(UsageError, match=r"version 2 of the format, .* reads 1; upgrade Prunella"):
+    path.write_bytes(container(PARTS, signed("of the future", version="3")))
+    with pytest.raises(UsageError, match=r"version 3 of the format, .* reads 2; upgrade Prunella"):
         sizes(path)

@@ -59,7 +59,7 @@ def left_dense(model: nn.Module, prunable: Collection[str]) -> tuple[LeftDense, 
     total = 0
     for name, tensor in _weights(model):
         total += tensor.numel()
-        if name in prunable or tensor.ndim < 2:
+        if name in prunable or tensor.ndim < 2 or name.endswith("bias"):
             continue
         prefix = name.rpartition(".")[0]
         kind = type(holders[prefix]).__name__

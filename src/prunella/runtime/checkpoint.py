@@ -205,7 +205,7 @@ def _check_model(model: nn.Module) -> None:
 
 def _warn_of_negative_zeros(tensors: Mapping[str, Tensor]) -> None:
     """Tell who zeroed weights with a product why the file is so large."""
-    matrices = [t for t in tensors.values() if t.ndim == 2 and can_code(t.dtype)]
+    matrices = [t for t in tensors.values() if t.ndim > 1 and can_code(t.dtype)]
     count = sum(int(((m == 0) & m.signbit()).sum()) for m in matrices)
     if count > 0.01 * sum(m.numel() for m in matrices):
         warnings.warn(

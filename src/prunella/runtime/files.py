@@ -36,7 +36,7 @@ from prunella.errors import Unsaved, UsageError
 
 FILE = "sparse.safetensors"
 FORMAT = "prunella-sparse"
-VERSION = 1
+VERSION = 2  # in which tensors of more than two sides are coded too; written where one is
 
 # What can be stored, by the names that safetensors has for it.
 DTYPES = {
@@ -94,7 +94,7 @@ class _Entry:
 
 
 def write(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors into one file, matrices in coded form where that is smaller.
+    """Write tensors into one file, matrices and stacks of them in coded form where that is smaller.
 
     The file is whole or not there; an older one is replaced. Equal tensors make equal files.
 
@@ -122,7 +122,7 @@ def write(tensors: Mapping[str, Tensor], path: Path) -> None:
     text = json.dumps(listed, ensure_ascii=False)
     metadata = {
         "format": FORMAT,
-        "version": str(VERSION),
+        "version": str(VERSION if any(map(_is_stack, entries.values())) else 1),
         "tensors": text,
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
@@ -194,7 +194,7 @@ def _prepare(name: str, tensor: Tensor) -> tuple[_Entry, tuple[Tensor, ...]]:
         )
     tensor = tensor.detach().cpu().contiguous()
     parts: tuple[Tensor, ...] = (tensor,)
-    if tensor.ndim == 2 and can_code(tensor.dtype) and coded_bytes(tensor) < tensor.nbytes:
+    if tensor.ndim > 1 and can_code(tensor.dtype) and coded_bytes(tensor) < tensor.nbytes:
         coded = encode(tensor)
         parts = (coded.bits, coded.values)
     entry = _Entry(_NAMES[tensor.dtype], tuple(tensor.shape), len(parts) > 1, "")
@@ -271,13 +271,15 @@ def _entries(path: Path, file: Any) -> dict[str, _Entry]:
         )
     text = metadata.get("tensors", "")
     known = hashlib.sha256(text.encode()).hexdigest()
-    if version != str(VERSION) or metadata.get("sha256") != known:
+    if version not in ("1", str(VERSION)) or metadata.get("sha256") != known:
         raise _damaged(path, "its metadata is not what was written")
     try:
         listed = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
         if not isinstance(listed, dict):
             raise ValueError("its metadata lists no tensors")
         entries = {name: _entry(name, fields) for name, fields in listed.items()}
+        if version == "1" and any(map(_is_stack, entries.values())):
+            raise ValueError("its metadata is of a later version than it says")
     except (ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     parts = [part for name, entry in entries.items() for part in entry.parts(name)]
@@ -286,6 +288,10 @@ def _entries(path: Path, file: Any) -> dict[str, _Entry]:
     for name, entry in entries.items():
         _compare(path, file, name, entry)
     return entries
+
+
+def _is_stack(entry: _Entry) -> bool:
+    return entry.coded and len(entry.shape) > 2
 
 
 def _entry(name: str, fields: Any) -> _Entry:
@@ -302,7 +308,7 @@ def _entry(name: str, fields: Any) -> _Entry:
         and len(shape) <= 64  # as many as torch allows
         and all(type(side) is int and 0 <= side < LIMIT for side in shape)
         and math.prod(side or 1 for side in shape) < LIMIT
-        and (not coded or (len(shape) == 2 and can_code(DTYPES[dtype])))
+        and (not coded or (len(shape) > 1 and can_code(DTYPES[dtype])))
     ):
         raise ValueError(f"its metadata on {name!r} is impossible")
     return _Entry(dtype, tuple(shape), coded, fields["sha256"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prunella.bitmask import Coded, decode
 from prunella.errors import UsageError
 from prunella.prunable import find_prunable, named_parameters, unwrap
+from prunella.runtime.conversion import Conversions
 from prunella.runtime.files import FILE, read
 
 CONFIG = "config.json"
@@ -81,22 +82,39 @@ class Names:
     """A model's parameters by any name a checkpoint may give them.
 
     It may name a tied parameter by any of its names, have or lack the prefix of the model without
-    its head, and call the parameters of a layer norm gamma and beta.
+    its head, call the parameters of a layer norm gamma and beta, and have what is one parameter in
+    several tensors.
     """
 
     def __init__(self, model: nn.Module):
+        self.model = model
         self._first = {id(parameter): name for name, parameter in named_parameters(model)}
         self._every = dict(named_parameters(model, remove_duplicate=False))
         self._prefix = f"{getattr(model, 'base_model_prefix', '')}."
+        self._conversions = Conversions(model)
 
     def find(self, name: str, shape: tuple[int, ...]) -> str | None:
         """The name in the model, the first of a tied one's; None where it has nothing such."""
         new = re.sub("LayerNorm.beta$", "LayerNorm.bias", name)
         new = re.sub("LayerNorm.gamma$", "LayerNorm.weight", new)
-        for alias in (name, new, f"{self._prefix}{new}", new.removeprefix(self._prefix)):
-            if alias in self._every and tuple(self._every[alias].shape) == shape:
+        known, rule = self._conversions.renamed(name)
+        for alias in (name, *self._with_prefix(new), *self._with_prefix(known)):
+            if alias in self._every and (rule or tuple(self._every[alias].shape) == shape):
                 return self._first[id(self._every[alias])]
         return None
+
+    def _with_prefix(self, name: str) -> tuple[str, ...]:
+        return name, f"{self._prefix}{name}", name.removeprefix(self._prefix)
+
+    def is_part(self, name: str) -> bool:
+        """Whether a tensor of that name is laid out otherwise than the parameter it is of."""
+        return name not in self._every and self._conversions.renamed(name)[1] is not None
+
+    def assembled(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters by name, of such tensors or of masks of them; None that lacks a part."""
+        every = self._conversions.converted(parts)
+        found = ((self.find(name, tuple(tensor.shape)), tensor) for name, tensor in every.items())
+        return {name: tensor for name, tensor in found if name is not None}
 
 
 def masks_from(
@@ -125,10 +143,16 @@ def masks_from(
     prunable, _ = find_prunable(model, parameters, include_biases, include_embeddings)
     names = Names(model)
     masks: dict[str, Tensor] = {}
+    parts: dict[str, Tensor] = {}
     for name, tensor in opened(folder)[1]:
         known = names.find(name, tuple(tensor.shape))
         if known in prunable:
-            masks[known] = (decode(tensor) if isinstance(tensor, Coded) else tensor) != 0
+            mask = (decode(tensor) if isinstance(tensor, Coded) else tensor) != 0
+            if names.is_part(name):
+                parts[name] = mask
+            else:
+                masks[known] = mask
+    masks |= {name: mask for name, mask in names.assembled(parts).items() if name in prunable}
     missing = [name for name in prunable if name not in masks]
     if missing:
         raise UsageError(

@@ -13,7 +13,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from prunella.bitmask import Coded
+from prunella.bitmask import Coded, decode
 from prunella.errors import UsageError
 from prunella.prunable import SCOPES, Count, Scopes, find_prunable
 from prunella.runtime.files import FILE, Sizes, sizes
@@ -109,14 +109,19 @@ def inspect(
     folder = fetched(source)
     _check_config(folder / CONFIG)
     paths, tensors = opened(folder)
-    held = {name: told for name, tensor in tensors if (told := _look(name, tensor)) is not None}
-    architecture, left = None, ()
+    names: Names | None = None
+    left: tuple[LeftDense, ...] = ()
     try:
-        model = _build(folder)
-        architecture = type(model).__name__
-        prunable, _ = find_prunable(model, parameters, include_biases, include_embeddings)
-        held, scopes, note = _count(model, held, prunable)
-        left = left_dense(model, prunable)
+        names = Names(_build(folder))
+    except UsageError as error:
+        unknown = error
+    held, parts = _read(tensors, names)
+    try:
+        if names is None:
+            raise unknown
+        prunable, _ = find_prunable(names.model, parameters, include_biases, include_embeddings)
+        held, scopes, note = _count(names, held, parts, prunable)
+        left = left_dense(names.model, prunable)
     except UsageError as error:
         if parameters is not None:  # what was asked for cannot be told
             raise
@@ -126,7 +131,7 @@ def inspect(
     return Inspection(
         folder=folder,
         form="sparse" if sparse else "dense",
-        architecture=architecture,
+        architecture=None if names is None else type(names.model).__name__,
         bytes=sum(path.stat().st_size for path in paths),
         matrices=tuple(
             held[name] for name in sorted(held, key=_natural) if len(held[name].shape) > 1
@@ -185,6 +190,22 @@ def _natural(name: str) -> str:
     return re.sub("[0-9]+", lambda number: number[0].zfill(9), name)
 
 
+def _read(
+    tensors: Iterable[tuple[str, Tensor | Coded]], names: Names | None
+) -> tuple[dict[str, Held], dict[str, Tensor]]:
+    """What is to be said of each tensor, and masks of those that are only parts of parameters."""
+    held: dict[str, Held] = {}
+    parts: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        found = _look(name, tensor)
+        if found is None:
+            continue
+        held[name] = found
+        if names is not None and names.is_part(name):
+            parts[name] = (decode(tensor) if isinstance(tensor, Coded) else tensor) != 0
+    return held, parts
+
+
 def _look(name: str, tensor: Tensor | Coded) -> Held | None:
     """What is to be said of a tensor; None where it holds no floating numbers."""
     values = tensor.values if isinstance(tensor, Coded) else tensor
@@ -229,24 +250,27 @@ def _build(folder: Path) -> nn.Module:
 
 
 def _count(
-    model: nn.Module, held: Mapping[str, Held], prunable: Collection[str]
+    names: Names, held: Mapping[str, Held], parts: Mapping[str, Tensor], prunable: Collection[str]
 ) -> tuple[dict[str, Held], dict[str, Count], str]:
     """The tensors with word of which are prunable, counts in three scopes, and what these lack.
 
     Raises:
         UsageError: something prunable is not in the file under a name it may have.
     """
-    names = Names(model)
     known = {name: names.find(name, tensor.shape) for name, tensor in held.items()}
     marked = {n: replace(tensor, prunable=known[n] in prunable) for n, tensor in held.items()}
-    counts: dict[str | None, Count] = {}  # a tied one may be there twice
+    counts: dict[str | None, Count] = {
+        name: Count(int(mask.count_nonzero()), mask.numel())
+        for name, mask in names.assembled(parts).items()
+    }
     for name, tensor in held.items():
-        counts.setdefault(known[name], tensor.count)
-    scopes = Scopes.of(model, prunable)
+        if name not in parts:
+            counts.setdefault(known[name], tensor.count)  # a tied one may be there twice
+    scopes = Scopes.of(names.model, prunable)
     missing = sorted(scopes.model - counts.keys(), key=_natural)
     lost = [name for name in missing if name in scopes.prunable]
     if lost:
-        raise UsageError(f"{type(model).__name__} has {lost[0]}, which is not in the file")
+        raise UsageError(f"{type(names.model).__name__} has {lost[0]}, which is not in the file")
     note = f"not in the file, nor counted: {', '.join(missing)}" if missing else ""
     sums = {
         scope: _sum(counts[name] for name in getattr(scopes, scope) if name in counts)
