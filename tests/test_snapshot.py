@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, MixtralConfig, MixtralForCausalLM
 
 from prunella import L0, PINS, Cubic, Magnitude, Movement, Pruner, SelfRegularization
 from prunella.criteria import Criterion
@@ -82,6 +82,28 @@ def test_it_keeps_only_what_it_must(bert: Path) -> None:
     said(snapshot.model)
     # Nothing stays unpacked after a forward.
     assert held(snapshot.model, model) < 0.35 * held(snapshot.original, nn.Linear(1, 1))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_attention_and_experts_are_packed_too() -> None:
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    config = MixtralConfig(
+        **{"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "vocab_size": 30},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 3},
+    )
+    x, padding = torch.randn(2, 5, 16), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    for model, run in (
+        (nn.TransformerEncoder(layer, 2), lambda m: m(x, src_key_padding_mask=padding)[~padding]),
+        (MixtralForCausalLM(config), lambda m: m(input_ids=torch.arange(8)[None]).logits),
+    ):
+        model.eval()
+        snapshot = Snapshot(model)
+        snapshot.take()
+        assert snapshot.model is not None
+        with torch.no_grad():
+            torch.testing.assert_close(run(snapshot.model), run(model))
+        stacks = [p for p in snapshot.model.parameters() if p.ndim > 1 and p.numel()]
+        assert all(min(p.shape) < 10 or len(p) == 30 for p in stacks)  # a router, tables
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,29 @@ def test_a_shared_layer_counts_as_often_as_it_is_used() -> None:
     assert counted == {"dense": 2 * 2 * 3 * 16, "sparse": 2 * 2 * 3 * 15}
 
 
+def test_zeros_of_attention_and_experts_count_by_the_vectors_they_are_given() -> None:
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    attention.in_proj_weight.data[8:16] = 0  # the keys'
+    attention.out_proj.weight.data[0] = 0
+    x, memory = torch.ones(1, 3, 8), torch.ones(1, 5, 8)
+    counted = flops.count(attention, lambda: attention(x, memory, memory))
+    assert counted["dense"] == 2 * (2 * 64 * 3 + 2 * 64 * 5 + 2 * 8 * 3 * 5)
+    assert counted["sparse"] == counted["dense"] - 2 * (64 * 5 + 8 * 3)
+    config = transformers.MixtralConfig(
+        **{"hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1, "vocab_size": 9},
+        **{"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 4},
+        **{"num_local_experts": 3, "num_experts_per_tok": 3},  # all are asked
+    )
+    model = transformers.MixtralForCausalLM(config).eval()
+    model.set_attn_implementation("eager")
+    model.set_experts_implementation("eager")
+    before = flops.count(model, lambda: model(torch.arange(5)[None]))
+    model.model.layers[0].mlp.experts.down_proj.data[1] = 0
+    after = flops.count(model, lambda: model(torch.arange(5)[None]))
+    assert before["dense"] == before["sparse"] == after["dense"]
+    assert after["sparse"] == after["dense"] - 2 * 48 * 5
+
+
 # --- trackers -----------------------------------------------------------------------------------
 
 

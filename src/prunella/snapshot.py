@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from prunella.bitmask import pack, unpack
 from prunella.errors import UsageError
-from prunella.prunable import is_conv1d, unwrap
+from prunella.prunable import layouts, unwrap
 from prunella.sharding import is_sharded
 
 
 class Snapshot:
     """A frozen copy of a model, taken anew whenever asked for.
 
-    It shares the parameters that are not trained. Of linear layers it keeps the weights that are
-    not zero and one bit for every weight, and unpacks each for the time of its layer's forward: at
-    80 % sparsity 0.9 bytes a weight instead of 4.
+    It shares the parameters that are not trained. Of linear layers, attention and experts it keeps
+    the weights that are not zero and one bit for every weight, and unpacks them for the time of the
+    module's forward: at 80 % sparsity 0.9 bytes a weight instead of 4.
 
     Args:
         model: the model to copy; wrappers of torch.compile and data-parallel training are looked
@@ -80,12 +80,14 @@ class Snapshot:
         self.model = deepcopy(self.original, dict(frozen)).eval()
         spare_cache(self.model)
         owners = Counter(id(p) for _, p in self.model.named_parameters(remove_duplicate=False))
-        for prefix, module in self.model.named_modules():
-            # Subclasses are left alone: who knows where their weights are used.
-            if not (type(module) is nn.Linear or is_conv1d(module)):
-                continue
-            if owners[id(module.weight)] == 1 and id(module.weight) not in frozen:
-                self._packed[f"{prefix}.weight".lstrip(".")] = _Packed(module)
+        for name, holder, user in _used(self.model):
+            attribute = name.rpartition(".")[2]
+            weight = holder._parameters.get(attribute)
+            if weight is not None and owners[id(weight)] == 1 and id(weight) not in frozen:
+                self._packed[name] = _Packed(holder, attribute, user)
+        for module in self.model.modules():
+            if isinstance(module, nn.TransformerEncoder):
+                module.use_nested_tensor = False  # its layers would need their weights at hand
         self._trained = [n for n, p in self.model.named_parameters() if p.requires_grad]
         for parameter in self.model.parameters():
             if id(parameter) not in frozen:
@@ -104,11 +106,24 @@ def spare_cache(teacher: nn.Module) -> None:
         config.use_cache = False
 
 
-class _Packed:
-    """The weight of a linear layer: its non-zero values and the bits that say where they are."""
+def _used(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+    """Weights of linear maps by name, what holds them, and what alone computes with them.
 
-    def __init__(self, module: nn.Module):
-        self.module = module
+    Subclasses of linear layers are left alone: who knows where their weights are used.
+    """
+    for prefix, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or type(module) is nn.Linear:
+            for attribute in layouts(module):
+                yield f"{prefix}.{attribute}".lstrip("."), module, module
+        if isinstance(module, nn.MultiheadAttention):
+            yield f"{prefix}.out_proj.weight".lstrip("."), module.out_proj, module
+
+
+class _Packed:
+    """A weight of linear maps: its non-zero values and the bits that say where they are."""
+
+    def __init__(self, holder: nn.Module, attribute: str, module: nn.Module):
+        self.parameter = holder._parameters[attribute]
         module.register_forward_pre_hook(lambda *_: self._show(self.unpacked()))
         module.register_forward_hook(lambda *_: self._hide())
 
@@ -124,7 +139,7 @@ class _Packed:
         return self.values.new_zeros(self.shape).masked_scatter_(kept, self.values)
 
     def _show(self, weight: Tensor) -> None:
-        self.module.weight.data = weight
+        self.parameter.data = weight
 
     def _hide(self) -> None:
-        self.module.weight.data = self.values.new_empty(0)
+        self.parameter.data = self.values.new_empty(0)

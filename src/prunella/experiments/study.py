@@ -307,6 +307,7 @@ class Study:
     def _flops(self, model: PreTrainedModel) -> dict[str, int] | None:
         """Of one text as long as dev's longest; None where it cannot be counted."""
         model.set_attn_implementation("eager")
+        model.set_experts_implementation("eager")
         try:
             inputs = bench.inputs_of(model, batch=1, length=self._longest)
         except UsageError:  # not a model of tokens alone, or of fewer

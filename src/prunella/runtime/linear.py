@@ -203,6 +203,8 @@ def replace(model: nn.Module, coded: Mapping[str, Coded]) -> None:
             isinstance(part, Sparse) for part in module.children()
         ):
             module.__class__ = SparseAttention
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # which its layers can compute only when fused
     if coded:
         # On the model itself: its parts would be changed before a sparse layer could refuse.
         attributes: Any = model
