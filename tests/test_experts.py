@@ -24,7 +24,7 @@ from prunella.prunable import find_prunable
 from prunella.runtime import sparsify, variant
 from prunella.runtime.bench import bench
 from prunella.runtime.inspection import inspect
-from prunella.runtime.linear import footprint, matrices_of
+from prunella.runtime.linear import computed_densely, footprint, matrices_of
 
 SIZES = {
     "hidden_size": 32,
@@ -151,7 +151,7 @@ def test_bench_counts_the_experts(tmp_path: Path):
     result = bench(tmp_path, length=8, seconds=0.1, rounds=2)
     assert result["sparse_matrices"] == MATRICES
     assert result["memory_bytes"]["sparse"] < 0.5 * result["memory_bytes"]["dense"]
-    assert result["max_abs_diff"] < 1e-4
+    assert result["max_abs_diff"] < 1e-4 and result["computed_densely"] == {}
 
 
 @needs_engine
@@ -169,4 +169,7 @@ def test_experts_outside_the_interface_are_pruned_and_computed_by_torch(tmp_path
     with safe_open(tmp_path / "sparse.safetensors", "pt") as file:
         assert any("experts.gate_up_proj" in name for name in file.keys())  # noqa: SIM118
     sparse = prunella.load(tmp_path)
+    forms = computed_densely(sparse)  # a router of a class of its own is among them
+    assert forms["model.layers.*.feed_forward.experts.gate_up_proj"] == 2 * 4 * 96 * 32
+    assert forms["model.layers.*.feed_forward.experts.down_proj"] == 2 * 4 * 32 * 48
     close(sparse(input_ids=tokens()).logits, model.eval()(input_ids=tokens()).logits)

@@ -334,7 +334,7 @@ def test_what_is_left_dense_is_told(tmp_path: Path) -> None:
     assert str(attention) in table(found).caption
     assert found.as_dict()["left_dense"][0]["form"] == found.left_dense[0].form
     named = inspect(tmp_path, parameters=["rel_attn.*"])
-    assert named.scopes["prunable"].total == total + 2 * 3 * 32  # and biases of two sides
+    assert named.scopes["prunable"].total == total
     assert "not chosen" in {left.reason for left in named.left_dense}
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from prunella import UsageError
 from prunella.runtime import sparsify, variant
 from prunella.runtime.attention import SparseAttention
-from prunella.runtime.linear import footprint, matrices_of
+from prunella.runtime.linear import computed_densely, footprint, matrices_of
 
 pytestmark = pytest.mark.skipif(variant() is None, reason="there is no engine")
 
@@ -168,5 +168,6 @@ def test_what_it_cannot_compute_stays_torchs(options):
     dense = attention(**options)
     sparse = sparsify(nn.ModuleList([copy.deepcopy(dense)]))
     assert not matrices_of(sparse)
+    assert computed_densely(sparse).keys() >= {"*.in_proj_weight", "*.out_proj.weight"}
     x = torch.randn(5, 3, 16)
     same(sparse[0](x, x, x), dense(x, x, x))

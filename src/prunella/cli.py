@@ -348,6 +348,9 @@ def _table(result: dict[str, Any]) -> Table:
         cells = [f"{ms['dense' if name == 'dense' else 'sparse']:.2f}" for name in runs]
         table.add_row(f"ms for {speed['length']} tokens, {speed['threads']} threads", *cells)
         table.add_row("speed-up", *[""] * (len(runs) - 1), f"{speed['speedup']:.2f}×")
+        for form, weights in speed.get("computed_densely", {}).items():
+            cells = [""] * len(runs)
+            table.add_row(f"sparse, but computed densely: {form}", *cells, f"{weights:,}")
     table.add_row("seconds", *(f"{run['seconds']:.0f}" for run in runs.values()))
     table.caption = told([LeftDense(**left) for left in result.get("left_dense", ())]) or None
     return table

@@ -270,7 +270,8 @@ def _blocks(model: nn.Module) -> Iterator[str]:
 
 
 def _matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
-    names = [name for name, p in named_parameters(model) if p.ndim >= 2]
+    # Experts have biases of two sides.
+    names = [n for n, p in named_parameters(model) if p.ndim >= 2 and not n.endswith("bias")]
     found = {pattern: {name for name in names if _matches(name, pattern)} for pattern in patterns}
     idle = [pattern for pattern, matched in found.items() if not matched]
     if not names:

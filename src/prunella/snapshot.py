@@ -85,9 +85,6 @@ class Snapshot:
             weight = holder._parameters.get(attribute)
             if weight is not None and owners[id(weight)] == 1 and id(weight) not in frozen:
                 self._packed[name] = _Packed(holder, attribute, user)
-        for module in self.model.modules():
-            if isinstance(module, nn.TransformerEncoder):
-                module.use_nested_tensor = False  # its layers would need their weights at hand
         self._trained = [n for n, p in self.model.named_parameters() if p.requires_grad]
         for parameter in self.model.parameters():
             if id(parameter) not in frozen:

@@ -18,7 +18,7 @@ from torch import Tensor
 from prunella.errors import UsageError
 from prunella.runtime import engine, files
 from prunella.runtime.checkpoint import load, size
-from prunella.runtime.linear import footprint, matrices_of
+from prunella.runtime.linear import computed_densely, footprint, matrices_of
 
 ROUNDS = 50  # measurements of each model, at most
 SECONDS = 20.0  # for all of them
@@ -52,7 +52,8 @@ def bench(
     Returns:
         what ``prunella bench --json`` writes: ``latency_ms`` (medians), ``spread_ms`` (quartiles),
         ``tokens_per_second``, ``load_seconds``, ``memory_bytes``, each with ``dense`` and
-        ``sparse``; ``speedup``, ``max_abs_diff`` of the first output, and what was measured.
+        ``sparse``; ``speedup``, ``max_abs_diff`` of the first output, what was measured, and which
+        sparse weights torch computes with all the same (``computed_densely``, by form).
 
     Raises:
         UsageError: see ``load``; a number that makes no sense, or does not fit the model.
@@ -97,6 +98,7 @@ def bench(
             "threads": torch.get_num_threads(),
             "engine": engine.variant(),
             "sparse_matrices": len(matrices_of(models["sparse"])),
+            "computed_densely": computed_densely(models["sparse"]),
             "latency_ms": latency,
             "spread_ms": {kind: _quartiles(spent, per) for kind, spent in times.items()},
             "rounds": len(times["dense"]),
@@ -164,6 +166,8 @@ def table(result: Mapping[str, Any]) -> Table:
     out.add_row("largest difference", "", f"{result['max_abs_diff']:.1e}")
     out.add_row("threads, engine", str(result["threads"]), result["engine"] or "none: dense")
     out.add_row("matrices it holds", "", str(result["sparse_matrices"]))
+    for form, weights in result["computed_densely"].items():
+        out.add_row(f"sparse, but computed densely: {form}", "", f"{weights:,}")
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from prunella.bitmask import Coded, decode, encode
 from prunella.errors import UsageError
-from prunella.prunable import Layout, is_conv1d, layouts
+from prunella.prunable import TABLES, Layout, is_conv1d, layouts, named_parameters
 from prunella.runtime import attention, engine
 from prunella.runtime.attention import SparseAttention
 from prunella.runtime.engine import Matrix
@@ -255,6 +256,25 @@ def matrices_of(model: nn.Module) -> list[Matrix]:
     return list(held.values())
 
 
+def computed_densely(model: nn.Module) -> dict[str, int]:
+    """Weights that are sparse and that the engine does not hold, as it cannot tell their use.
+
+    Returns:
+        form of their names, with * for numbers -> how many; look-up tables are left out.
+    """
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, TABLES)}
+    found: dict[str, int] = {}
+    for name, weight in named_parameters(model):
+        if weight.ndim > 1 and id(weight) not in tables and _is_worth(weight):
+            form = re.sub(r"\b[0-9]+\b", "*", name)
+            found[form] = found.get(form, 0) + weight.numel()
+    return found
+
+
+def _is_worth(weight: Tensor) -> bool:
+    return bool(weight.count_nonzero() <= (1 - WORTH) * weight.numel())
+
+
 def footprint(model: nn.Module) -> int:
     """Bytes of a model's parameters, buffers and matrices of the engine, shared ones once."""
     held = {id(t): t for t in (*model.parameters(), *model.buffers())}
@@ -282,6 +302,5 @@ def sparsify(model: nn.Module) -> nn.Module:
     model.eval().float().requires_grad_(False)
     if engine.variant() is not None:
         weights = {n: getattr(place.module, place.attribute) for n, place in places(model).items()}
-        worth = {n: w for n, w in weights.items() if w.count_nonzero() <= (1 - WORTH) * w.numel()}
-        replace(model, {name: encode(weight) for name, weight in worth.items()})
+        replace(model, {name: encode(w) for name, w in weights.items() if _is_worth(w)})
     return model
