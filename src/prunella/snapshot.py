@@ -120,7 +120,7 @@ class _Packed:
     """A weight of linear maps: its non-zero values and the bits that say where they are."""
 
     def __init__(self, holder: nn.Module, attribute: str, module: nn.Module):
-        self.parameter = holder._parameters[attribute]
+        self.parameter = holder.get_parameter(attribute)
         module.register_forward_pre_hook(lambda *_: self._show(self.unpacked()))
         module.register_forward_hook(lambda *_: self._hide())
 

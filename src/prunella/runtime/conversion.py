@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Conversions:
     """Transformers' own conversions from a checkpoint's tensors to a model's parameters.
 
-    None where the model is not one of Transformers'.
+    Without effect where the model is not one of Transformers'.
     """
 
-    def __init__(self, model: nn.Module):
-        self._model: Any = model
+    def __init__(self, model: Any):
+        self._model = model
         self._renamings: list[Any] = []
         self._converters: list[Any] = []
         if not hasattr(model, "base_model_prefix"):
@@ -24,7 +24,7 @@ class Conversions:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming
 
-        for step in get_model_conversion_mapping(self._model):
+        for step in get_model_conversion_mapping(model):
             if isinstance(step, WeightConverter):
                 self._converters.append(step)
             elif isinstance(step, WeightRenaming):

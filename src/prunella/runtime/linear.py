@@ -278,7 +278,7 @@ def _is_worth(weight: Tensor) -> bool:
 def footprint(model: nn.Module) -> int:
     """Bytes of a model's parameters, buffers and matrices of the engine, shared ones once."""
     held = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    return sum(t.nbytes for t in (*held.values(), *matrices_of(model)))
+    return sum(t.nbytes for t in held.values()) + sum(m.nbytes for m in matrices_of(model))
 
 
 def sparsify(model: nn.Module) -> nn.Module:
