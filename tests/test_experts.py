@@ -93,6 +93,16 @@ def test_it_prunes_to_what_it_says(kind):
             assert zeros == round(0.9 * matrix.numel())
 
 
+def test_biases_are_pruned_if_they_are_asked_for():
+    model = built("gpt-oss")
+    experts, _ = find_prunable(model, ["experts.*"])
+    assert {name.rpartition(".")[2] for name in experts} == {"gate_up_proj", "down_proj"}
+    found, _ = find_prunable(model, ["experts.*"], include_biases=True)
+    biases = found.keys() - experts.keys()
+    assert {name.rpartition(".")[2] for name in biases} == {"gate_up_proj_bias", "down_proj_bias"}
+    assert all(len(found[name].shape) == 1 for name in biases)  # of no matrix
+
+
 @needs_engine
 @every_model
 def test_it_runs_in_the_engine_as_saved(kind, tmp_path: Path):

@@ -257,7 +257,8 @@ class RunConfig:
 
     prune: tuple[str, ...] = ()
     """What to prune, as a pattern of names such as "encoder.*attention*", to be given several
-    times; by default the linear layers in the repeated blocks. See prunella info."""
+    times; by default linear layers, attention and experts in the repeated blocks. See prunella
+    info."""
 
     include_biases: bool = False
     """Prune the biases of the pruned layers too."""

@@ -265,7 +265,8 @@ def computed_densely(model: nn.Module) -> dict[str, int]:
     tables = {id(m.weight) for m in model.modules() if isinstance(m, TABLES)}
     found: dict[str, int] = {}
     for name, weight in named_parameters(model):
-        if weight.ndim > 1 and id(weight) not in tables and _is_worth(weight):
+        matrix = weight.ndim > 1 and not name.endswith("bias") and id(weight) not in tables
+        if matrix and _is_worth(weight):
             form = re.sub(r"\b[0-9]+\b", "*", name)
             found[form] = found.get(form, 0) + weight.numel()
     return found
