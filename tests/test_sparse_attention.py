@@ -122,6 +122,24 @@ def test_transformers_of_torch(norm_first, padded, monkeypatch):
     same([ours[seen]], [expected[seen]])
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("norm", [None, nn.LayerNorm(16)])
+def test_padding_comes_out_as_torch_leaves_it(norm):
+    torch.backends.mha.set_fastpath_enabled(True)
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    dense = thin(nn.TransformerEncoder(layer, 2, norm))
+    nn.init.normal_(dense.layers[0].linear1.weight)
+    sparse = sparsify(copy.deepcopy(dense))
+    x = torch.randn(3, 5, 16)
+    behind = torch.arange(5) >= torch.tensor([[5], [3], [1]])
+    for padding in (behind, behind.float() * -1e9, behind.flip(1), PADDING, None):
+        seen = padding == 0 if padding is not None and padding is not behind else slice(None)
+        ours, theirs = (m(x, src_key_padding_mask=padding)[seen] for m in (sparse, dense))
+        same([ours], [theirs])
+    for twin in (copy.deepcopy(sparse), pickle.loads(pickle.dumps(sparse))):
+        same([twin(x, src_key_padding_mask=behind)], [dense(x, src_key_padding_mask=behind)])
+
+
 def test_decoders_of_torch():
     layer = nn.TransformerDecoderLayer(16, 4, 32, batch_first=True)
     dense = thin(nn.TransformerDecoder(layer, 1))

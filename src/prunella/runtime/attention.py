@@ -1,4 +1,4 @@
-"""``nn.MultiheadAttention`` whose projections the engine computes."""
+"""Attention of torch whose projections the engine computes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from prunella.errors import UsageError
-from prunella.runtime.weight import SparseWeight, check_graph
+from prunella.runtime.weight import Sparse, SparseWeight, check_graph
 
 STACKED = "in_proj_weight"
 APART = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -115,3 +115,40 @@ def _added(mask: Tensor) -> Tensor:
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=torch.float32).masked_fill_(mask, -torch.inf)
+
+
+class SparseEncoder(nn.TransformerEncoder):
+    """An encoder of such attention; made of an ``nn.TransformerEncoder`` by changing its class.
+
+    Where its layers are fused, torch leaves padding behind the sequences out, which so comes out as
+    zeros, before a last norm; here likewise.
+    """
+
+    def forward(
+        self,
+        src: Tensor,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool | None = None,
+    ) -> Tensor:
+        out = super().forward(src, mask, src_key_padding_mask, is_causal)
+        padding = src_key_padding_mask
+        if padding is None or padding.dtype != torch.bool or mask is not None or src.ndim != 3:
+            return out
+        if bool((padding[:, :-1] & ~padding[:, 1:]).any()):  # not only behind
+            return out
+        nothing = torch.zeros_like(out[0, 0])
+        if self.norm is not None:
+            nothing = self.norm(nothing)
+        return torch.where(padding[..., None], nothing, out)
+
+
+def take_over(module: nn.Module) -> None:
+    """Have a module of torch compute with its sparse parts, and never fused, which it could not."""
+    if type(module) is nn.MultiheadAttention:
+        if any(isinstance(part, Sparse) for part in module.children()):
+            module.__class__ = SparseAttention
+    elif isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor:
+        module.use_nested_tensor = False
+        if type(module) is nn.TransformerEncoder:
+            module.__class__ = SparseEncoder

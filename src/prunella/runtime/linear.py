@@ -17,7 +17,6 @@ from prunella.bitmask import Coded, decode, encode
 from prunella.errors import UsageError
 from prunella.prunable import TABLES, Layout, is_conv1d, layouts, named_parameters
 from prunella.runtime import attention, engine
-from prunella.runtime.attention import SparseAttention
 from prunella.runtime.engine import Matrix
 from prunella.runtime.weight import (
     Sparse,
@@ -200,12 +199,8 @@ def replace(model: nn.Module, coded: Mapping[str, Coded]) -> None:
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.numel() >= LARGE:
             module.__class__ = DenseLinear
-        if type(module) is nn.MultiheadAttention and any(
-            isinstance(part, Sparse) for part in module.children()
-        ):
-            module.__class__ = SparseAttention
-        if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False  # which its layers can compute only when fused
+        if coded:
+            attention.take_over(module)
     if coded:
         # On the model itself: its parts would be changed before a sparse layer could refuse.
         attributes: Any = model
