@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import (
     GptOssConfig,
     GptOssForCausalLM,
@@ -19,7 +20,7 @@ from transformers import (
 )
 
 import prunella
-from prunella import Cubic, Magnitude, Movement, PerMatrix, Pruner
+from prunella import Cubic, Magnitude, Movement, PerMatrix, Pruner, UsageError
 from prunella.prunable import find_prunable
 from prunella.runtime import sparsify, variant
 from prunella.runtime.bench import bench
@@ -152,6 +153,30 @@ def test_files_of_another_layout_are_inspected_and_give_masks(kind, tmp_path: Pa
         assert all(torch.equal(masks[name], mask) for name, mask in pruner.masks.items())
         stacks = [m for m in found.matrices if "experts" in m.name and "bias" not in m.name]
         assert all(m.prunable for m in stacks)
+
+
+def short(tensor):
+    return tensor[:5].clone()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("experts.3.w3", None), ("experts.3.w2", None), ("experts.1.w1", short), ("experts", None)],
+)
+def test_parts_that_are_missing_or_do_not_fit(name, change, tmp_path: Path):
+    built("mixtral").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    for key in [key for key in weights if f".0.block_sparse_moe.{name}." in key]:
+        part = weights.pop(key)
+        if change is not None:
+            weights[key] = change(part)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match=r"lacks model.layers.0.mlp.experts.* in another shape"):
+        prunella.masks_from(tmp_path, built("mixtral"))
+    note = inspect(tmp_path).note
+    assert note.startswith(
+        "only the whole is counted: MixtralForCausalLM has model.layers.0.mlp.exp"
+    )
 
 
 @needs_engine

@@ -18,7 +18,18 @@ from loops import (
 )
 from torch import nn
 
-from prunella import L0, NM, Block, Global, Magnitude, OneShot, PerMatrix, Pruner, UsageError
+from prunella import (
+    L0,
+    NM,
+    Block,
+    Element,
+    Global,
+    Magnitude,
+    OneShot,
+    PerMatrix,
+    Pruner,
+    UsageError,
+)
 from prunella.criteria import CRITERIA
 from prunella.criteria.learned import SoftMovement
 from prunella.prunable import find_prunable
@@ -220,3 +231,16 @@ def test_weights_of_unknown_axes_stand_alone():
             Global(NM(2, 4)),
             parameters=["0.weight"],
         )
+
+
+def test_stacks_in_the_reference_order():
+    """A stack is ranked as its matrices one after the other, ties included."""
+    generator = torch.Generator().manual_seed(0)
+    stack = torch.randint(0, 4, (3, 8, 16), generator=generator).float()
+    apart = {f"w{i}": matrix for i, matrix in enumerate(stack)}
+    for scope in (Global, PerMatrix):
+        for pattern in (Element(), NM(2, 4), Block(4, 8)):
+            ours = scope(pattern).masks({"w": stack}, 0.4)["w"]
+            theirs = scope(pattern).masks(apart, 0.4)
+            assert torch.equal(ours, torch.stack([theirs[name] for name in apart]))
+            assert pattern.fits(ours) == all(map(pattern.fits, theirs.values()))

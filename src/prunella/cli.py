@@ -352,7 +352,8 @@ def _table(result: dict[str, Any]) -> Table:
             cells = [""] * len(runs)
             table.add_row(f"sparse, but computed densely: {form}", *cells, f"{weights:,}")
     table.add_row("seconds", *(f"{run['seconds']:.0f}" for run in runs.values()))
-    table.caption = told([LeftDense(**left) for left in result.get("left_dense", ())]) or None
+    left = list(runs.values())[-1].get("left_dense", ())
+    table.caption = told([LeftDense(**each) for each in left]) or None
     return table
 
 

@@ -62,7 +62,8 @@ class Selection(Mapping[str, Tensor]):
     def _rows_apart(self, name: str) -> bool:
         """Whether masks are chosen by processes that see some rows of a matrix each."""
         prunable, allocation = self._prunable[name], self._allocation
-        together = allocation.ranks_apart and len(prunable.shape) > 2
+        several = prunable.slices > 1 or prunable.parameter.ndim > 2
+        together = allocation.ranks_apart and several
         seen = allocation.pattern.within_rows and not prunable.transposed and not together
         return seen and is_sharded(prunable.parameter)
 

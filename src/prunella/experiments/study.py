@@ -247,9 +247,11 @@ class Study:
         known = read_json(training / TRAINING)
         model = checkpoint.load(saved, "dense")
         found = self._answers(model, saved, self.data.splits)
+        prunable, _ = find_prunable(model, **build.chosen(self.config))
         figures = {
             "metrics": {name: self.task.score(part) for name, part in found.items()},
             **self._count(model, saved),
+            "left_dense": [asdict(left) for left in left_dense(model, prunable)],
             "flops": self._flops(model),
             "held": {
                 "model": model.num_parameters(),
@@ -261,7 +263,6 @@ class Study:
             "kept_step": known["kept_step"],
             "seconds": known["seconds"] + time.perf_counter() - started,
         }
-        prunable, _ = find_prunable(model, **build.chosen(self.config))
         return (
             figures,
             trace.of_model(known["trace"], prunable),
@@ -326,7 +327,6 @@ class Study:
         return {
             "sparsity": {scope: counts[scope].sparsity for scope in SCOPES},
             "parameters": {scope: asdict(counts[scope]) for scope in SCOPES},
-            "left_dense": [asdict(left) for left in left_dense(model, prunable)],
             "size_bytes": checkpoint.size(saved),
         }
 

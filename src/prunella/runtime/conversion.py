@@ -48,7 +48,8 @@ class Conversions:
     def converted(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The parameters, by name, that tensors of a checkpoint become parts of.
 
-        A conversion moves weights about and does nothing else to them: masks can be given too.
+        Those whose parts are too few, or do not fit each other, are left out. A conversion moves
+        weights about and does nothing else to them: masks can be given too.
         """
         from transformers.core_model_loading import dot_natural_key
 
@@ -61,6 +62,9 @@ class Conversions:
                 converter.add_tensor(target, name, rule, tensors[name])
         parameters: dict[str, Tensor] = {}
         for target, converter in gathered.items():
-            found = converter.convert(target, model=self._model, config=self._model.config)
+            try:
+                found = converter.convert(target, model=self._model, config=self._model.config)
+            except (RuntimeError, ValueError, LookupError):  # what the conversions raise
+                continue
             parameters |= {n: t[0] if isinstance(t, list) else t for n, t in found.items()}
         return parameters
