@@ -29,6 +29,7 @@ from prunella.errors import Diverged
 from prunella.experiments.models import locate
 from prunella.tasks import Reader, TaskError, sources, squad
 from prunella.tasks.extraction import Extraction, best_span, words
+from prunella.tasks.form import Form
 from prunella.tasks.squad import SQUAD
 
 ROOT = Path(__file__).parents[1]
@@ -574,19 +575,21 @@ def with_question(**changes: Any) -> dict[str, Any]:
     ("content", "message"),
     [
         (
-            [],
+            {},
             r"train\.json: \$\.data is missing and must be of type list; give the file in SQuAD's",
         ),
+        ([], r"train\.json: no questions"),
         ({"data": {"a": 1}}, r"\$\.data is \{'a': 1\} and must"),
         ({"data": [{}]}, r"\$\.data\[0\]\.paragraphs is missing"),
         ({"data": [{"paragraphs": [7]}]}, r"\$\.data\[0\]\.paragraphs\[0\]\.context is missing"),
         ({"data": [{"paragraphs": [{"context": "a"}]}]}, r"paragraphs\[0\]\.qas is missing"),
-        (
-            with_question(id=7),
-            r"\$\.data\[1\]\.paragraphs\[0\]\.qas\[1\]\.id is 7 and must be of type str",
-        ),
         (with_question(question=None), r"qas\[1\]\.question is missing"),
-        (with_question(answers={}), r"qas\[1\]\.answers is \{\} and must be of type list"),
+        (with_question(answers={}), r"qas\[1\]\.answers\.text is missing and must be of type list"),
+        (with_question(question=" "), r"qas\[1\]\.question is blank; fill it in"),
+        (
+            with_question(answers={"text": ["a"], "answer_start": []}),
+            r"qas\[1\]\.answers has not as many starts as texts",
+        ),
         (with_question(answers=[{"text": 1}]), r"answers\[0\]\.text is 1 and must be of type str"),
         (
             with_question(answers=[{"text": "a", "answer_start": True}]),
@@ -597,7 +600,6 @@ def with_question(**changes: Any) -> dict[str, Any]:
             r"\$\.data\[1\]\.paragraphs\[0\]\.qas\[1\]: the question has no answers, and qa/squad "
             r"needs one; remove it, or take qa/squad_v2",
         ),
-        (with_question(id="0"), r"qas\[1\]: the id '0' is that of another question, too; give"),
         ({"data": []}, r"train\.json: no questions; the file must hold at least one"),
         (with_question(question="\ud800"), r"train\.json: no sound JSON \(.*surrogates"),
     ],
@@ -607,6 +609,35 @@ def test_files_in_another_layout(tmp_path: Path, content: Any, message: str) -> 
     (tmp_path / "train.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(TaskError, match=message):
         V1.load(tmp_path)
+
+
+def test_files_of_annotation_tools(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    answer = {"text": "king", "answer_start": 2.0, "answer_id": 7}
+    qas = [{"id": 0, "question": "?", "answers": [answer]}, {"question": "?", "answers": [answer]}]
+    hub = {"id": 0, "question": "?", "answers": {"text": ["king"], "answer_start": [2]}}
+    none = {"id": 3, "question": "?", "is_impossible": True}
+    content = {
+        "data": [
+            {"paragraphs": [{"context": "a king", "document_id": 5, "qas": qas}]},
+            {"paragraphs": [{"context": "a king", "qas": [hub]}] * 2},
+        ]
+    }
+    for part in ("train", "dev"):
+        (tmp_path / f"{part}.json").write_text(json.dumps(content))
+    splits = V1.load(tmp_path)
+    assert splits.train["id"] == ["0", "1", "0", "0"]
+    assert splits.dev["dev"]["answers"][1] == {"text": ["king"], "answer_start": [2]}
+    found = oracle(splits.dev["dev"].to_list(), reader("bert"))
+    assert [record["prediction"] for record in found] == ["king"] * 4
+
+    content["data"][0]["paragraphs"][0]["qas"] += [none, {"id": 4, "question": None}]
+    (tmp_path / "train.json").write_text(json.dumps(content["data"]))
+    message = r"qas\[2\]: the question has no answers.*2 of 6 rows.*question is missing"
+    with pytest.raises(TaskError, match=message):
+        V1.load(tmp_path)
+    assert len(V1.load(tmp_path, form=Form(skip=True)).train) == 4
+    assert "left out 2 of 6 rows" in caplog.text
+    assert len(V2.load(tmp_path, form=Form(skip=True)).train) == 5
 
 
 @pytest.mark.parametrize(

@@ -101,10 +101,10 @@ def test_every_scheme_says_the_same(tmp_path: Path, scheme: str) -> None:
 
 def test_the_scheme_is_told_from_the_tags() -> None:
     tags = {"iob1": ["I-A", "B-A"], "iob2": ["B-A", "I-A"], "bioes": ["S-A"], "bilou": ["U-A"]}
-    told = {name: scheme_of([Sentence(1, ["w"], tags)]) for name, tags in tags.items()}
+    told = {name: scheme_of([Sentence(1, ["w"], tags, [1])]) for name, tags in tags.items()}
     # what is in IOB2, IOB1 reads alike
     assert told == {"iob1": "iob1", "iob2": "iob1", "bioes": "bioes", "bilou": "bioes"}
-    assert scheme_of([Sentence(1, ["w"], ["O"])]) == "iob1"
+    assert scheme_of([Sentence(1, ["w"], ["O"], [1])]) == "iob1"
 
 
 def test_iob1_is_read_as_by_conlleval() -> None:
@@ -152,7 +152,7 @@ def test_tags_that_break_a_rule(
     with pytest.raises(
         TaskError,
         match=rf"a\.txt:{4 + place}: .*{rule}.*; correct it, or name another column by "
-        rf"--label-column .*, or another --scheme than {scheme}\.",
+        rf"--label-column .*, or another --scheme than {scheme}",
     ):
         columns(path, scheme=scheme)
 

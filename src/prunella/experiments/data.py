@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ from prunella import tasks
 from prunella.errors import UsageError, unknown
 from prunella.experiments.config import RunConfig
 from prunella.experiments.encoding import Split, encode, fingerprint, spelled, stream
-from prunella.tasks import Classification, Reader, Task, conversations
+from prunella.tasks import Classification, Multilabel, Reader, Task, conversations
+from prunella.tasks.form import PLAIN, Form
 
 SAMPLE_SEED = 0  # of --max-train-samples, which no run's seed changes
 HELD_OUT = 1000  # rows of a stream
 
 # Settings that say where the data's columns are, and the tasks they are for.
-_TABLES = ("classification", "regression")
+_TABLES = ("classification", "regression", "multilabel")
 _LANGUAGE = ("lm/causal", "lm/masked")
 _CHAT = ("lm/causal", "chat")
 _OF_TASKS = {
@@ -31,6 +34,10 @@ _OF_TASKS = {
     "target_column": ("text2text",),
     "streaming": ("text2text", *_LANGUAGE, "chat"),
     "train_on": _CHAT,
+    "label_separator": ("multilabel",),
+    "positive_class": ("classification",),
+    "separator": (*_TABLES, "text2text", *_LANGUAGE),
+    "decimal": ("classification", "regression"),
 }
 # Settings of a task, where it has the field.
 _FIELDS = {
@@ -39,6 +46,7 @@ _FIELDS = {
     "prefix": "prefix",
     "max_target_length": "target_length",
     "train_on": "train_on",
+    "label_threshold": "label_threshold",
 }
 _DECODING = ("beams", "max_new_tokens", "length_penalty", "no_repeat_ngram")
 
@@ -55,7 +63,7 @@ def task(config: RunConfig) -> Task:
         unlabelled = config.distill_data is not None and name in ("text_column", "pair_column")
         if getattr(config, name) and config.task not in names and not unlabelled:
             raise _misplaced(config, name, f"is for {', '.join(names)}")
-    found = _own(config) if config.task in tasks.OWN else tasks.get(config.task)
+    found = _own(config) if config.task in tasks.OWN else _public(config)
     if config.metric is not None and config.metric not in found.metrics:
         raise UsageError(unknown("metric", config.metric, found.metrics))
     return _set(config, found)
@@ -83,6 +91,23 @@ def _misplaced(config: RunConfig, name: str, why: str) -> UsageError:
     return UsageError(f"{flag} {why}, and the task is {config.task}; leave it out")
 
 
+def _form(config: RunConfig) -> Form:
+    """How the user's files are to be read."""
+    decimal = config.decimal or "."
+    return Form(config.separator, config.encoding, decimal, config.skip_bad_rows)
+
+
+def _public(config: RunConfig) -> Task:
+    """A task that is known by name; its files may be read in another way than they should be."""
+    found, form = tasks.get(config.task), _form(config)
+    if form == PLAIN:
+        return found
+    if config.task == "demo" or config.task.startswith("d2t/"):
+        flag = "encoding" if config.encoding else "skip_bad_rows"
+        raise _misplaced(config, flag, "is for files of your own, of glue, qa and ner")
+    return replace(found, load=partial(found.load, form=form))
+
+
 def _own(config: RunConfig) -> Task:
     """A task on the user's own data."""
     if config.data is None and config.task not in _LANGUAGE:
@@ -90,10 +115,14 @@ def _own(config: RunConfig) -> Task:
             f"the task {config.task} is on data of your own; give a file, or a folder with train "
             "and dev files, by --data"
         )
-    path = Path(config.data or "").expanduser()
+    data, form = os.path.expanduser(config.data or ""), _form(config)
     if config.task in (*_CHAT, "lm/masked", "text2text") and config.data is not None:
+        path = Path(data)
         holds = conversations.are_in(path, config.text_column)
         if config.task == "chat" or (holds and config.task == "lm/causal"):
+            if form != PLAIN:
+                flag = "encoding" if config.encoding else "skip_bad_rows"
+                raise _misplaced(config, flag, "does not apply to conversations")
             return tasks.chat(
                 path, name=config.task, column=config.text_column, streaming=config.streaming
             )
@@ -105,39 +134,33 @@ def _own(config: RunConfig) -> Task:
     if config.task in _LANGUAGE:
         return tasks.language(
             "lm/causal" if config.task == "lm/causal" else "lm/masked",
-            None if config.data is None else path,
+            data or None,
             column=config.text_column or "text",
             streaming=config.streaming,
+            form=form,
         )
     if config.task == "text2text":
         return tasks.text2text(
-            path,
+            data,
             source=config.source_column or "source",
             target=config.target_column or "target",
             streaming=config.streaming,
+            form=form,
         )
     if config.task == "ner/columns":
-        places = (_place(config, "text_column", 0), _place(config, "label_column", -1))
-        return tasks.columns(path, word=places[0], tag=places[1], scheme=config.scheme)
+        word, tag = config.text_column, config.label_column
+        return tasks.columns(data, word=word, tag=tag, scheme=config.scheme, form=form)
+    kind = next(name for name in _TABLES if name == config.task)
     return tasks.table(
-        "classification" if config.task == "classification" else "regression",
-        path,
+        kind,
+        data,
         text=config.text_column or "text",
         pair=config.pair_column,
         label=config.label_column or "label",
+        separator=config.label_separator,
+        positive=config.positive_class,
+        form=form,
     )
-
-
-def _place(config: RunConfig, name: str, default: int) -> int:
-    """A column's number; negative ones count from the last."""
-    value = getattr(config, name)
-    try:
-        return default if value is None else int(value)
-    except ValueError:
-        raise UsageError(
-            f"--{name.replace('_', '-')} {value} is no number of a column, which {config.task} "
-            "asks for; count from 0, or from -1 backwards"
-        ) from None
 
 
 def headline(config: RunConfig, task: Task) -> str:
@@ -282,10 +305,10 @@ def _taken(rows: IterableDataset, size: int) -> Dataset:
 
 
 def _unlabelled(config: RunConfig, task: Task, file: str) -> Dataset:
-    if not isinstance(task, Classification):
+    if not isinstance(task, Classification | Multilabel):
         raise UsageError(
             f"--distill-data is for tasks that classify or grade texts, and {config.task} does "
             "not; leave it out"
         )
     columns = [config.text_column or "text"] + [config.pair_column or "pair"] * task.pair
-    return tasks.texts(Path(file).expanduser(), columns)
+    return tasks.texts(Path(file).expanduser(), columns, _form(config))

@@ -13,6 +13,7 @@ from prunella.tasks.demo import DEMO
 from prunella.tasks.glue import GLUE
 from prunella.tasks.holdout import cut_holdout
 from prunella.tasks.lm import language
+from prunella.tasks.multilabel import Multilabel
 from prunella.tasks.overlap import shared
 from prunella.tasks.squad import SQUAD
 from prunella.tasks.t2t import text2text
@@ -22,6 +23,7 @@ from prunella.tasks.tagging import NER, columns
 __all__ = [
     "TASKS",
     "Classification",
+    "Multilabel",
     "Reader",
     "Record",
     "Splits",
@@ -39,7 +41,16 @@ __all__ = [
 ]
 
 # Tasks that are made of the user's own data.
-OWN = ("classification", "regression", "ner/columns", "text2text", "lm/causal", "lm/masked", "chat")
+OWN = (
+    "classification",
+    "multilabel",
+    "regression",
+    "ner/columns",
+    "text2text",
+    "lm/causal",
+    "lm/masked",
+    "chat",
+)
 
 TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, DEMO, *SQUAD, *NER, *D2T)}
 

@@ -233,6 +233,13 @@ class Task(ABC):
             TaskError: There are no records.
         """
 
+    def by_class(self, records: Sequence[Record]) -> dict[str, dict[str, float]]:
+        """Precision, recall, F1 and support of each class of some records, by name.
+
+        Of none where rows have no classes.
+        """
+        return {}
+
 
 def class_names(labels: Sequence[str]) -> dict[str, Any]:
     """Settings of a model's config that name its classes, in the order of their indices."""

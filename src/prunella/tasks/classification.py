@@ -17,8 +17,11 @@ from datasets import Dataset
 from torch import Tensor
 from torchmetrics.functional.classification import (
     binary_f1_score,
-    binary_matthews_corrcoef,
     multiclass_accuracy,
+    multiclass_f1_score,
+    multiclass_matthews_corrcoef,
+    multiclass_recall,
+    multiclass_stat_scores,
 )
 from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef
 from transformers import (
@@ -30,6 +33,10 @@ from transformers import (
 
 from prunella.tasks.base import Columns, Reader, Record, Task, TaskError, class_names, finite
 
+_BALANCED = ("macro_f1", "balanced_accuracy", "mcc")
+# Of classes of the user's own: whether there are two -> the metrics.
+MEASURES = {True: ("accuracy", "f1", *_BALANCED), False: ("accuracy", *_BALANCED)}
+
 
 @dataclass(frozen=True)
 class Classification(Task):
@@ -37,7 +44,8 @@ class Classification(Task):
 
     Attributes:
         labels: Class names in the order of their indices; None for regression.
-        measures: Names among `accuracy`, `f1`, `mcc`, `pearson`, `spearman`.
+        measures: Names among `accuracy`, `f1`, `macro_f1`, `balanced_accuracy`, `mcc`, `pearson`,
+            `spearman`.
         pair: Whether inputs are sentence pairs.
     """
 
@@ -65,13 +73,19 @@ class Classification(Task):
             return {"num_labels": 1, "problem_type": "regression"}
         return {"problem_type": "single_label_classification"} | class_names(self.labels)
 
+    @property
+    def positive(self) -> str | None:
+        """Of two classes the one that `f1` is of."""
+        return self.labels[1] if self.labels and "f1" in self.measures else None
+
+    def about(self) -> dict[str, Any]:
+        return super().about() | ({"positive": self.positive} if self.positive else {})
+
     def features(self, rows: Columns, reader: Reader, *, training: bool) -> Columns:
-        texts = (rows["text"], rows["pair"]) if self.pair else (rows["text"],)
-        columns, cut = reader.read(*texts)
+        columns = inputs(rows, reader, self.pair)
         if "label" in rows:
             columns["labels"] = list(rows["label"])
-        columns["length"] = [len(ids) for ids in columns["input_ids"]]
-        return columns | {"cut": cut, "row": rows["row"]}
+        return columns
 
     def collator(
         self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
@@ -98,8 +112,10 @@ class Classification(Task):
     def evaluate(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Score predictions with the task's metrics, by torchmetrics.
 
-        `f1` is that of class 1 of two. A metric that is undefined (constant predictions or labels
-        for `mcc`, `pearson` and `spearman`; no positive at all for `f1`) is 0.0, never NaN.
+        `f1` is that of class 1 of two; `macro_f1` the mean over classes that are said or right,
+        `balanced_accuracy` the mean recall of those that are right for some row. A metric that is
+        undefined (constant predictions or labels for `mcc`, `pearson` and `spearman`; no positive
+        at all for `f1`) is 0.0, never NaN.
 
         Args:
             logits: `(n, classes)`; for regression `(n, 1)` or `(n,)`.
@@ -132,6 +148,39 @@ class Classification(Task):
             targets = torch.tensor(labels, dtype=torch.int64)
         return {name: _METRICS[name](predictions, targets, width) for name in self.metrics}
 
+    def by_class(self, records: Sequence[Record]) -> dict[str, dict[str, float]]:
+        if self.labels is None or not records:
+            return {}
+        said = torch.tensor([np.argmax(record["logits"]) for record in records])
+        right = torch.tensor([record["label"] for record in records])
+        counts = multiclass_stat_scores(said, right, len(self.labels), average="none")
+        return figures(self.labels, counts)
+
+
+def inputs(rows: Columns, reader: Reader, pair: bool) -> Columns:
+    """The model inputs of texts or pairs of texts, without labels; see `Task.features`."""
+    texts = (rows["text"], rows["pair"]) if pair else (rows["text"],)
+    columns, cut = reader.read(*texts)
+    columns["length"] = [len(ids) for ids in columns["input_ids"]]
+    return columns | {"cut": cut, "row": rows["row"]}
+
+
+def figures(names: Sequence[str], counts: Tensor) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and support of classes; 0.0 where one is undefined.
+
+    Args:
+        counts: (classes, 5), true and false positives, true and false negatives, and support.
+    """
+    found = {}
+    for name, (tp, fp, _, fn, support) in zip(names, counts.tolist(), strict=True):
+        found[name] = {
+            "precision": tp / max(tp + fp, 1),
+            "recall": tp / max(tp + fn, 1),
+            "f1": 2 * tp / max(2 * tp + fp + fn, 1),
+            "support": support,
+        }
+    return found
+
 
 def _accuracy(predictions: torch.Tensor, targets: torch.Tensor, classes: int) -> float:
     return float(multiclass_accuracy(predictions, targets, classes, average="micro"))
@@ -141,12 +190,22 @@ def _f1(predictions: torch.Tensor, targets: torch.Tensor, _: int) -> float:
     return float(binary_f1_score(predictions, targets))
 
 
-def _mcc(predictions: torch.Tensor, targets: torch.Tensor, _: int) -> float:
+def _macro_f1(predictions: torch.Tensor, targets: torch.Tensor, classes: int) -> float:
+    return float(multiclass_f1_score(predictions, targets, classes, average="macro"))
+
+
+def _balanced_accuracy(predictions: torch.Tensor, targets: torch.Tensor, classes: int) -> float:
+    # torchmetrics would count classes, too, that are said and right for no row.
+    recalls = multiclass_recall(predictions, targets, classes, average="none")
+    return float(recalls[targets.unique()].mean())
+
+
+def _mcc(predictions: torch.Tensor, targets: torch.Tensor, classes: int) -> float:
     # torchmetrics scores constant predictions +-1 or a remnant of its epsilon; the accepted value
     # (scikit-learn, GLUE) is 0.
     if len(predictions.unique()) == 1 or len(targets.unique()) == 1:
         return 0.0
-    return float(binary_matthews_corrcoef(predictions, targets))
+    return float(multiclass_matthews_corrcoef(predictions, targets, classes))
 
 
 def _pearson(predictions: torch.Tensor, targets: torch.Tensor, _: int) -> float:
@@ -162,6 +221,8 @@ def _spearman(predictions: torch.Tensor, targets: torch.Tensor, _: int) -> float
 _METRICS: dict[str, Callable[[torch.Tensor, torch.Tensor, int], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
+    "macro_f1": _macro_f1,
+    "balanced_accuracy": _balanced_accuracy,
     "mcc": _mcc,
     "pearson": _pearson,
     "spearman": _spearman,

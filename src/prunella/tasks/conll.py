@@ -2,6 +2,7 @@
 
 A blank line ends a sentence, and so does one that starts with `-DOCSTART-`. Columns are separated
 by tabs if the first line with a word has one, else by blanks; every line has the same number.
+Comments before a sentence are left out.
 
 Tags say which words make an entity, in one of three schemes::
 
@@ -16,25 +17,41 @@ Sources: Ramshaw and Marcus 1995 (iob1), Tjong Kim Sang and Veenstra 1999 (iob2)
 
 from __future__ import annotations
 
+import itertools
+import logging
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from prunella.tasks.base import TaskError
-from prunella.tasks.reading import lines
+from prunella.tasks.form import PLAIN, Form
+from prunella.tasks.reading import Number, at, lines
+from prunella.tasks.rejects import Rejects
 
 Scheme = Literal["iob1", "iob2", "bioes"]
 
+_TAG = re.compile(r"O|[BIESLU]-\S+")
+_NUMBER = re.compile(r"\d+([-.]\d+)?")
 MAX_TYPES = 200
 OTHER_COLUMN = "name another column by --label-column (the task ner/columns, 0 is the first)"
 
+logger = logging.getLogger("prunella")
+
 
 class Sentence(NamedTuple):
-    """Words and their tags, and the number of the line of the first; the others' follow."""
+    """Words and their tags, and where they are: a line or a row, and the lines of the words."""
 
-    line: int
+    line: Number
     words: list[str]
     tags: list[str]
+    lines: list[int]  # none where the sentence is a row
+
+    def place(self, path: Path | str, word: int) -> str:
+        """Where a word is, for an error."""
+        if self.lines:
+            return f"{path}:{self.lines[word]}"
+        return f"{at(Path(path), self.line)}, word {word + 1}"
 
 
 class Misfit(ValueError):
@@ -45,43 +62,115 @@ class Misfit(ValueError):
         self.place = place
 
 
-def sentences(path: Path, *, word: int, tag: int) -> list[Sentence]:
+def sentences(path: Path, *, word: int, tag: int, form: Form = PLAIN) -> list[Sentence]:
     """Read the sentences of a file, with the tags as they are there.
 
+    Left out and counted are comments, which begin with ``#`` at the start of a sentence and are no
+    word with its tag; and in files that number their words, as CoNLL-U does, the lines of words in
+    several parts (1-2) and of none (1.1).
+
     Args:
-        path: The file, in UTF-8.
+        path: The file.
         word: The number of the words' column; negative ones count from the last, -1.
         tag: That of the tags'.
+        form: How the file is written.
 
     Raises:
         TaskError: There is no such file or column, the number of columns varies, a word is empty,
             there is no sentence, or what is there cannot be words and their tags.
     """
+    layout = _Layout.of(path, word, tag, form)
+    rejects = Rejects(str(path), skip=form.skip, at_once=False)
     found: list[Sentence] = []
-    tabs, width, inside = False, 0, False
-    for number, line in lines(path):
-        if not line.strip() or line.startswith("-DOCSTART-"):
+    bad: set[int] = set()  # numbers of sentences
+    left_out: list[int] = []  # lines
+    inside = False
+    for number, line in lines(path, form):
+        if _ends(line):
             inside = False
             continue
-        if not width:
-            tabs = "\t" in line
-            width = len(_cells(line, tabs))
-            _check_places(f"{path}:{number}", width, word, tag)
-        cells = _cells(line, tabs)
-        if len(cells) != width:
-            raise TaskError(
-                f"{path}:{number}: {len(cells)} columns where the first line has {width}; all need "
-                f"the same, separated by {'tabs' if tabs else 'blanks'}."
-            )
-        if not cells[word]:
-            raise TaskError(f"{path}:{number}: the word is empty; fill it in or remove the line.")
+        cells = layout.cells(line)
+        if layout.is_aside(cells, line, inside):
+            left_out.append(number)
+            continue
         if not inside:
-            found.append(Sentence(number, [], []))
+            found.append(Sentence(number, [], [], []))
         inside = True
+        if len(found) - 1 in bad:
+            continue
+        try:
+            layout.check(cells)
+        except ValueError as error:
+            rejects.add(f"{path}:{number}", *error.args)
+            bad.add(len(found) - 1)
+            continue
         found[-1].words.append(cells[word])
         found[-1].tags.append(cells[tag])
-    _check_whole(path, found)
-    return found
+        found[-1].lines.append(number)
+    if left_out:
+        logger.warning(
+            "%s: left out %d lines that are comments or no words, the first at line %d",
+            path,
+            len(left_out),
+            left_out[0],
+        )
+    good = [sentence for number, sentence in enumerate(found) if number not in bad]
+    rejects.settle(len(good))
+    _check_whole(path, good, word)
+    return good
+
+
+def _ends(line: str) -> bool:
+    """Whether a line ends a sentence."""
+    return not line.strip() or line.startswith("-DOCSTART-")
+
+
+class _Layout(NamedTuple):
+    """The columns of a file, as the first line that is no comment has them."""
+
+    tabs: bool
+    width: int
+    word: int
+    tag: int
+    numbered: bool  # whether the first column counts the words
+
+    @classmethod
+    def of(cls, path: Path, word: int, tag: int, form: Form) -> _Layout:
+        written = ((n, line) for n, line in lines(path, form) if not _ends(line))
+        first = next(written, None)
+        if first is None:
+            raise TaskError(f"{path}: no sentences; the file must hold at least one.")
+        # A first line that begins with # is a comment if a later one shows another width.
+        other = next(
+            (pair for pair in itertools.chain([first], written) if pair[1][0] != "#"), None
+        )
+        number, line = other or first
+        tabs = "\t" in line
+        cells = _cells(line, tabs)
+        _check_places(f"{path}:{number}", len(cells), word, tag)
+        numbered = word % len(cells) != 0 and bool(_NUMBER.fullmatch(cells[0]))
+        return cls(tabs, len(cells), word, tag, numbered)
+
+    def cells(self, line: str) -> list[str]:
+        return _cells(line, self.tabs)
+
+    def is_aside(self, cells: list[str], line: str, inside: bool) -> bool:
+        """Whether a line is a comment, or has the number of no single word."""
+        if self.numbered and re.fullmatch(r"\d+[-.]\d+", cells[0]):
+            return True
+        if inside or not line.startswith("#"):
+            return False
+        return len(cells) != self.width or not _TAG.fullmatch(cells[self.tag])
+
+    def check(self, cells: list[str]) -> None:
+        """Raise ValueError, with reason and remedy, where a line is malformed."""
+        if len(cells) != self.width:
+            raise ValueError(
+                f"{len(cells)} columns where the first line has {self.width}",
+                f"all need the same, separated by {'tabs' if self.tabs else 'blanks'}",
+            )
+        if not cells[self.word]:
+            raise ValueError("the word is empty", "fill it in or remove the line")
 
 
 def _cells(line: str, tabs: bool) -> list[str]:
@@ -105,13 +194,21 @@ def _check_places(at: str, width: int, word: int, tag: int) -> None:
         )
 
 
-def _check_whole(path: Path, found: list[Sentence]) -> None:
+def _check_whole(path: Path, found: list[Sentence], word: int) -> None:
     if not found:
         raise TaskError(f"{path}: no sentences; the file must hold at least one.")
     if len(found) > 1 and all(len(sentence.words) == 1 for sentence in found):
         raise TaskError(
             f"{path}: each of the {len(found)} sentences is a single word; put a blank line "
             "between sentences only."
+        )
+    if len(found) > 1 and all(
+        sentence.words == [str(number) for number in range(1, len(sentence.words) + 1)]
+        for sentence in found
+    ):
+        raise TaskError(
+            f"{path}: column {word} counts the words; name that of the words themselves by "
+            f"--text-column, such as {word + 1}."
         )
     if (types := len({tag[2:] for sentence in found for tag in sentence.tags})) > MAX_TYPES:
         raise TaskError(
@@ -131,21 +228,29 @@ def scheme_of(found: Iterable[Sentence]) -> Scheme:
     return "bioes" if ends else "iob1"
 
 
-def in_iob2(path: Path, found: list[Sentence], scheme: Scheme) -> list[Sentence]:
+def in_iob2(
+    path: Path | str, found: list[Sentence], scheme: Scheme, *, skip: bool = False
+) -> list[Sentence]:
     """The sentences of a file with their tags in IOB2.
+
+    Args:
+        skip: Whether sentences with a tag that breaks the rules are left out.
 
     Raises:
         TaskError: A tag breaks the rules of the scheme; names its line.
     """
+    rejects = Rejects(str(path), skip=skip, at_once=False)
     read = []
     for sentence in found:
         try:
             read.append(sentence._replace(tags=iob2(sentence.tags, scheme)))
         except Misfit as error:
-            raise TaskError(
-                f"{path}:{sentence.line + error.place}: {error}; correct it, or {OTHER_COLUMN}, or "
-                f"another --scheme than {scheme}."
-            ) from error
+            rejects.add(
+                sentence.place(path, error.place),
+                str(error),
+                f"correct it, or {OTHER_COLUMN}, or another --scheme than {scheme}",
+            )
+    rejects.settle(len(read))
     return read
 
 

@@ -14,7 +14,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.classification import Classification
+from prunella.tasks.form import PLAIN, Form
 from prunella.tasks.reading import lines
+from prunella.tasks.rejects import Rejects
 from prunella.tasks.sources import from_folder, from_hub
 
 HUB_SET = "nyu-mll/glue"
@@ -119,9 +121,9 @@ _SPECS = (
 )
 
 
-def _load(spec: _Spec, folder: Path | None) -> Splits:
+def _load(spec: _Spec, folder: Path | None, form: Form = PLAIN) -> Splits:
     """Read the training and development parts, from the hub if no folder is given."""
-    return _from_hub(spec) if folder is None else _from_folder(spec, folder)
+    return _from_hub(spec) if folder is None else _from_folder(spec, folder, form)
 
 
 def _from_hub(spec: _Spec) -> Splits:
@@ -135,21 +137,22 @@ def _from_hub(spec: _Spec) -> Splits:
     return Splits(pick("train"), {key: pick(split) for key, _, split in spec.dev})
 
 
-def _from_folder(spec: _Spec, folder: Path) -> Splits:
+def _from_folder(spec: _Spec, folder: Path, form: Form) -> Splits:
     needed = ["train.tsv", *(file for _, file, _ in spec.dev)]
     train, *dev = from_folder(f"glue/{spec.name}", FILES, folder, [needed])
     names = [key for key, _, _ in spec.dev]
     return Splits(
-        _read(spec, train), {key: _read(spec, file) for key, file in zip(names, dev, strict=True)}
+        _read(spec, train, form),
+        {key: _read(spec, file, form) for key, file in zip(names, dev, strict=True)},
     )
 
 
-def _read(spec: _Spec, path: Path) -> Dataset:
+def _read(spec: _Spec, path: Path, form: Form) -> Dataset:
     """Read one labelled TSV file.
 
     Not by `csv`: quotes are plain characters in these files.
     """
-    read = [line for _, line in lines(path)]
+    read = [line for _, line in lines(path, form)]
     while read and not read[-1]:
         read.pop()
     first = 1 if spec.header else 2  # the number of the first line with data
@@ -164,6 +167,7 @@ def _read(spec: _Spec, path: Path) -> Dataset:
         )
     places = [header.index(column) for column in spec.tsv]
     rows: list[tuple[str | int | float, ...]] = []
+    rejects = Rejects(str(path), skip=form.skip, at_once=False)
     malformed: list[tuple[int, int]] = []
     for number, line in enumerate(read[first - 1 :], start=first):
         cells = line.split("\t")
@@ -171,24 +175,32 @@ def _read(spec: _Spec, path: Path) -> Dataset:
             malformed.append((number, len(cells)))
             continue
         *texts, label = (cells[place] for place in places)
-        rows.append((*texts, _label(spec, label, path, number)))
+        try:
+            rows.append((*texts, _label(spec, label)))
+        except ValueError as error:
+            rejects.add(f"{path}:{number}", *error.args)
+    rejects.settle(len(rows))
     if malformed:
         _report(malformed, len(read) - first + 1, len(header), path)
     columns = dict(zip(spec.fields, map(list, zip(*rows, strict=True)), strict=True))
     return Dataset.from_dict(columns, features=spec.features)
 
 
-def _label(spec: _Spec, cell: str, path: Path, number: int) -> int | float:
-    """Turn a label cell, a name or an index or a score, into the value of the column `label`."""
+def _label(spec: _Spec, cell: str) -> int | float:
+    """Turn a label cell, a name or an index or a score, into the value of the column `label`.
+
+    Raises:
+        ValueError: It is none; says the reason and the remedy.
+    """
     if spec.labels is None:
         try:
             score = float(cell)
         except ValueError:
             score = -1.0
         if not 0.0 <= score <= MAX_SCORE:  # also true of NaN
-            raise TaskError(
-                f"{path}:{number}: score {cell!r} is not a number from 0 to {MAX_SCORE:g}; correct "
-                "or remove the line."
+            raise ValueError(
+                f"score {cell!r} is not a number from 0 to {MAX_SCORE:g}",
+                "correct or remove the line",
             )
         return score
     if cell in spec.labels:
@@ -196,9 +208,9 @@ def _label(spec: _Spec, cell: str, path: Path, number: int) -> int | float:
     indices = [str(index) for index in range(len(spec.labels))]
     if cell in indices:
         return indices.index(cell)
-    raise TaskError(
-        f"{path}:{number}: label {cell!r} is none of {', '.join((*spec.labels, *indices))}; "
-        "correct or remove the line (test files have no labels)."
+    raise ValueError(
+        f"label {cell!r} is none of {', '.join((*spec.labels, *indices))}",
+        "correct or remove the line (test files have no labels)",
     )
 
 

@@ -13,7 +13,6 @@ block of special tokens only or, for the causal task, of a single token.
 from __future__ import annotations
 
 import logging
-import reprlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,11 +43,14 @@ from prunella.tasks.base import (
     Task,
     TaskError,
 )
+from prunella.tasks.form import PLAIN, Form
 from prunella.tasks.holdout import with_dev
 from prunella.tasks.likelihood import check_decoder, likelihoods, padded, perplexity
-from prunella.tasks.reading import READERS, at, lines, parts, rows_of
+from prunella.tasks.own import TEXTS, Source, is_plain, own
+from prunella.tasks.reading import READERS
+from prunella.tasks.rejects import Rejects
 from prunella.tasks.sources import from_hub
-from prunella.tasks.streaming import TEXTS, streamed
+from prunella.tasks.streaming import no_text, streamed
 
 HUB_SET = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 FILES = "WikiText-2's files, or take texts of your own,"
@@ -220,6 +222,7 @@ def language(
     column: str = "text",
     stride: int = 0,
     streaming: bool = False,
+    form: Form = PLAIN,
 ) -> Language:
     """Make a task of running text, which is read when the task's `load` is called.
 
@@ -228,12 +231,14 @@ def language(
         data: Where `load` reads if it is given no other place. A text file (.txt, .md, .tokens,
             .raw), of which every line that is not blank is a text; a table; a folder with a file
             `train` and maybe one `dev`, `validation` or `valid` of these kinds, WikiText's
-            `wiki.train.tokens` and the like among them; None for WikiText-2 (raw) from the hub.
+            `wiki.train.tokens` and the like among them; a saved set or one on the hub (see
+            `own.own`); None for WikiText-2 (raw) from the hub.
             Without a dev file the last tenth of the texts becomes the dev set: of running text, a
             random tenth would have its neighbours in train.
         column: The column of a table that holds the texts; rows without one are left out.
         stride: See `Language`.
         streaming: Whether training texts are read as they are needed; needs a dev file.
+        form: How files are written.
 
     Raises:
         TaskError: The stride is negative, or is given for `lm/masked`; `load` raises it where the
@@ -241,9 +246,8 @@ def language(
     """
     masked = name == "lm/masked"
     where = None if data is None else Path(data)
-    return Language(
-        name, load=partial(_load, name, where, column, streaming), masked=masked, stride=stride
-    )
+    load = partial(_load, name, where, column, streaming, form)
+    return Language(name, load=load, masked=masked, stride=stride)
 
 
 def _joined(rows: Columns, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -294,20 +298,23 @@ def _collate(
     return padded(tokenizer, features)
 
 
-def _load(name: str, given: Path | None, column: str, streaming: bool, data: Path | None) -> Splits:
+def _load(
+    name: str, given: Path | None, column: str, streaming: bool, form: Form, data: Path | None
+) -> Splits:
     """Read texts from `data`, else from `given`, else from the hub."""
     where = data or given
     if where is None:
         return _from_hub(name, streaming)
-    train_file, dev_file = parts(where, (*TEXTS, *READERS), train=TRAIN, dev=DEV)
-    dev = None if dev_file is None else _rows(_read(dev_file, column))
+    suffixes = (*TEXTS, *READERS)
+    train, dev_part = own(where, form, suffixes=suffixes, train=TRAIN, dev=DEV, streaming=streaming)
+    dev = None if dev_part is None else _rows(_read(dev_part, column, form))
     if not streaming:
-        return with_dev(_rows(_read(train_file, column)), dev, train_file, ordered=True)
+        return with_dev(_rows(_read(train, column, form)), dev, Path(str(train)), ordered=True)
     if dev is None:
         raise TaskError(
             f"{where}: a stream has no end to cut a dev set off; give a folder with a dev file"
         )
-    return Splits(streamed(train_file, {"text": column}, blank=True), {"dev": dev})
+    return Splits(streamed(train, {"text": column}, blank=True, skip=form.skip), {"dev": dev})
 
 
 def _from_hub(name: str, streaming: bool) -> Splits:
@@ -323,29 +330,21 @@ def _rows(texts: list[str]) -> Dataset:
     return Dataset.from_dict({"text": texts})
 
 
-def _read(path: Path, column: str) -> list[str]:
-    """The texts of a file that are not blank."""
-    if path.suffix.lower() in TEXTS:
-        texts = [line for _, line in lines(path) if line.strip()]
-    else:
-        texts = _cells(path, column)
-    if not texts:
-        raise TaskError(f"{path}: no texts; the file must hold at least one that is not blank.")
-    return texts
-
-
-def _cells(path: Path, column: str) -> list[str]:
-    rows = rows_of(path, [column])
-    texts = []
-    for number, (cell,) in rows:
-        if cell is not None and not isinstance(cell, str):
-            raise TaskError(
-                f"{at(path, number)}: column {column!r} holds {reprlib.repr(cell)} where text is "
-                "needed; correct or remove the row."
-            )
-        if cell is not None and cell.strip():
+def _read(part: Source, column: str, form: Form) -> list[str]:
+    """The texts of one part of the data; cells that are blank are none."""
+    rejects = Rejects(str(part), skip=form.skip, at_once=False)
+    texts, blank = [], 0
+    for place, (cell,) in part.cells([column], rejects):
+        if cell is None or (isinstance(cell, str) and not cell.strip()):
+            blank += 1
+        elif isinstance(cell, str):
             texts.append(cell)
-    if len(texts) < len(rows):
-        blank = len(rows) - len(texts)
-        logger.warning("%s: skipped %d of %d rows without text", path, blank, len(rows))
+        else:
+            rejects.add(place, *no_text(column, cell))
+    rejects.settle(len(texts))
+    if not texts:
+        raise TaskError(f"{part}: no texts; the file must hold at least one that is not blank.")
+    if blank and not is_plain(part):
+        rows = len(texts) + blank
+        logger.warning("%s: skipped %d of %d rows without text", part, blank, rows)
     return texts

@@ -1,7 +1,8 @@
 """Files of text, read so that an error names file and line.
 
-Tables, by suffix: CSV and TSV with a header line, JSON Lines, and Parquet. CSV and TSV are both
-quoted as RFC 4180 has it: a quote that opens a field must close it, and is an error otherwise.
+Tables, by suffix: CSV and TSV with a header line, JSON Lines or one list of JSON objects, and
+Parquet; all may be packed by gzip. CSV and TSV are both quoted as RFC 4180 has it: a quote that
+opens a field must close it, and is an error otherwise.
 
 >>> sorted(READERS)
 ['.csv', '.json', '.jsonl', '.parquet', '.tsv']
@@ -12,47 +13,92 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
+from datasets import ClassLabel, Features
 from pyarrow import parquet
 
 from prunella.errors import unknown
 from prunella.tasks.base import TaskError
+from prunella.tasks.form import PLAIN, Form
+from prunella.tasks.rejects import Rejects
+from prunella.tasks.text import decode as decode
+from prunella.tasks.text import lines as lines
+from prunella.tasks.text import looks_of, opened, suffix_of, texts
 
-# The number of a row, by which an error names it, and the row's cells in the order asked for.
-Row = tuple[int, list[Any]]
+# The number of the line of a row, or `row 3` where it has none, by which an error names it; and
+# the row's cells in the order asked for.
+Number = int | str
+Row = tuple[Number, list[Any]]
 
 LONGEST = 2**31 - 1  # characters of a field
+_SHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
+_ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".bz2", ".xz", ".zst")
 
 
-def _csv(path: Path, columns: Sequence[str], *, delimiter: str) -> Iterator[Row]:
+def stem_of(path: Path) -> str:
+    """The name of a file without what ``suffix_of`` says and ``.gz``."""
+    name = path.name[: -len(".gz")] if path.suffix.lower() == ".gz" else path.name
+    return Path(name).stem
+
+
+def _csv(
+    path: Path,
+    columns: Sequence[str],
+    form: Form = PLAIN,
+    rejects: Rejects | None = None,
+    *,
+    delimiter: str,
+) -> Iterator[Row]:
+    rejects = rejects or Rejects(str(path))
+    written = texts(path, form)
+    first = next(written, "")
+    said = re.fullmatch(r'"?sep=(.)"?\s*', first)  # Excel's line before the header
+    separator = form.separator or (said[1] if said else delimiter)
+    if said and said[1] != separator:
+        raise TaskError(
+            f"{path}:1: the file says that fields are separated by {said[1]!r}; leave out "
+            "--separator."
+        )
+    before = 1 if said else 0  # lines
     # Not by lines of the file alone: to `csv`, as to old Macs, \r ends a line, too.
-    ended = (line for text in _texts(path) for line in io.StringIO(text, newline=""))
-    lines = csv.reader(ended, delimiter=delimiter, strict=True)
+    whole = written if said else _chained(first, written)
+    ended = (line for text in whole for line in io.StringIO(text, newline=""))
+    lines = csv.reader(ended, delimiter=separator, strict=True)
     width, places = 0, list[int]()
-    start = 1  # the first line of a row that may span several
+    start = 1 + before  # the first line of a row that may span several
     try:
         for cells in _unlimited(lines):
             if cells and not width:
-                check_columns(path, cells, columns)
-                width, places = len(cells), [cells.index(column) for column in columns]
+                header = [cell.strip() for cell in cells]
+                wanted = [column.strip() for column in columns]
+                hint = partial(looks_of, path, form, separator)
+                check_columns(path, header, wanted, hint)
+                width, places = len(header), [header.index(column) for column in wanted]
             elif cells and len(cells) != width:  # a blank line has none
-                raise TaskError(
-                    f"{path}:{start}: {len(cells)} fields where the header names {width}; quote a "
-                    f"field that holds {delimiter!r} or a line end."
+                rejects.add(
+                    f"{path}:{start}",
+                    f"{len(cells)} fields where the header names {width}",
+                    f"quote a field that holds {separator!r} or a line end",
                 )
             elif cells:
                 yield start, [cells[place] for place in places]
-            start = lines.line_num + 1
+            start = lines.line_num + 1 + before
     except csv.Error as error:
         raise TaskError(
-            f"{path}:{start}: {error}; close each quote, and double those inside a quoted field."
+            f"{path}:{start}: {error}; close each quote, and double those inside a quoted field"
+            f"{looks_of(path, form, separator)}."
         ) from error
+
+
+def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
 
 
 def _unlimited(lines: Iterator[list[str]]) -> Iterator[list[str]]:
@@ -68,35 +114,105 @@ def _unlimited(lines: Iterator[list[str]]) -> Iterator[list[str]]:
         yield cells
 
 
-def objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a file of JSON lines, with the numbers of their lines; blank ones are none.
+def objects(
+    path: Path, form: Form = PLAIN, rejects: Rejects | None = None
+) -> Iterator[tuple[Number, dict[str, Any]]]:
+    """The objects of a file, with the numbers of their lines, as they are needed.
+
+    They are one a line, blank lines being none; or one list, which may be the value of ``data`` in
+    an object.
 
     Raises:
-        TaskError: a line is not a JSON object, or has a key twice.
+        TaskError: a line, or an entry of the list, is not a JSON object, or has a key twice.
     """
-    return [(number, parsed(path, number, line)) for number, line in lines(path) if line.strip()]
+    written = ((number, line) for number, line in lines(path, form) if line.strip())
+    first = next(written, None)
+    if first is None:
+        return
+    try:
+        head = json.loads(first[1])
+    except (ValueError, RecursionError):
+        head = None
+    second = next(written, None) if isinstance(head, dict) else None
+    if not isinstance(head, dict) or (second is None and _entries(head) is not None):
+        found = _whole(path, form)
+        if found is not None:
+            yield from _listed(path, found, rejects)
+            return
+    for number, line in (first, *([second] if second else ()), *written):
+        try:
+            yield number, parsed(path, number, line)
+        except TaskError as error:
+            if rejects is None:
+                raise
+            rejects.add(*_reasons(error, f"{path}:{number}"))
 
 
-def parsed(path: Path, number: int, line: str) -> dict[str, Any]:
+def _reasons(error: TaskError, place: str) -> tuple[str, str, str]:
+    """An error's place, reason and remedy."""
+    reason, _, remedy = str(error).removeprefix(f"{place}: ").partition("; ")
+    return place, reason, remedy.rstrip(".")
+
+
+def _entries(value: Any) -> list[Any] | None:
+    """The list of rows that a JSON value is, or holds as ``data``."""
+    held = value.get("data") if isinstance(value, dict) else value
+    return held if isinstance(held, list) else None
+
+
+def _whole(path: Path, form: Form) -> list[Any] | None:
+    """The list that a file holds; None where it is no JSON, or none of a list."""
+    text = decode(path, form)
+    try:
+        return _entries(json.loads(text, object_pairs_hook=_object))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _listed(
+    path: Path, found: list[Any], rejects: Rejects | None
+) -> Iterator[tuple[Number, dict[str, Any]]]:
+    for number, entry in enumerate(found, start=1):
+        try:
+            yield f"row {number}", _checked(entry)
+        except ValueError as error:
+            reasons = (f"{path}, row {number}", f"not a JSON object ({error})", "give one a row")
+            (rejects or Rejects(str(path))).add(*reasons)
+
+
+def parsed(path: Path, number: Number, line: str) -> dict[str, Any]:
     """The object in a line of JSON."""
     try:
-        row = json.loads(line, object_pairs_hook=_object)
-        json.dumps(row, ensure_ascii=False).encode()  # refuses half a surrogate pair
-        if not isinstance(row, dict):
-            raise ValueError(f"a {type(row).__name__}")
+        return _checked(json.loads(line, object_pairs_hook=_object))
     except (ValueError, RecursionError) as error:
         raise TaskError(
             f"{path}:{number}: not a JSON object ({error}); give one object per line."
         ) from error
+
+
+def _checked(row: Any) -> dict[str, Any]:
+    json.dumps(row, ensure_ascii=False).encode()  # refuses half a surrogate pair
+    if not isinstance(row, dict):
+        raise ValueError(f"a {type(row).__name__}")
     return row
 
 
-def _json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    rows = objects(path)  # all, for the first may lack a column that others have
+def _json(
+    path: Path, columns: Sequence[str], form: Form = PLAIN, rejects: Rejects | None = None
+) -> Iterator[Row]:
+    rows = list(objects(path, form, rejects))  # all, for the first may lack a column others have
     if rows:
-        check_columns(path, list(dict.fromkeys(key for _, row in rows for key in row)), columns)
+        known = list(dict.fromkeys(key for _, row in rows for key in row))
+        check_columns(path, known, columns, partial(_by_column, rows))
     for number, row in rows:
         yield number, [row.get(column) for column in columns]
+
+
+def _by_column(rows: list[tuple[Number, dict[str, Any]]]) -> str:
+    values = list(rows[0][1].values())
+    if len(rows) == 1 and values and all(isinstance(value, dict) for value in values):
+        return "; it holds columns, not rows: of pandas, write to_json(orient='records')"
+    return ""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -105,17 +221,22 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _parquet(
+    path: Path, columns: Sequence[str], form: Form = PLAIN, rejects: Rejects | None = None
+) -> Iterator[Row]:
     number = 0
-    with _opened(path) as raw:
+    with opened(path) as raw:
         try:
             file = parquet.ParquetFile(raw)
             check_columns(path, file.schema_arrow.names, columns)
+            known = _features(file.schema_arrow)
+            decoders = [named(known.get(column)) for column in columns]
             for batch in file.iter_batches(batch_size=1000, columns=list(columns)):
                 values = batch.select(list(columns)).to_pydict()
                 for row in zip(*(values[column] for column in columns), strict=True):
                     number += 1
-                    yield number, list(row)
+                    cells = zip(decoders, row, strict=True)
+                    yield f"row {number}", [name(cell) for name, cell in cells]
         except TaskError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -125,7 +246,48 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             ) from error
 
 
-READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Row]]] = {
+def parquet_columns(path: Path) -> list[str]:
+    """The names of a Parquet file's columns."""
+    list(_parquet(path, []))  # refuses what is not sound
+    return list(parquet.read_schema(path).names)
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """The columns of a Parquet file as Datasets knows them, if that wrote it."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    return dict(Features.from_arrow_schema(schema))
+
+
+def classes_of(path: Path, column: str) -> tuple[str, ...] | None:
+    """The names of a column's classes in the order of their indices, if the file has them."""
+    if suffix_of(path) != ".parquet":
+        return None
+    with opened(path) as raw:
+        return names_of(_features(parquet.ParquetFile(raw).schema_arrow).get(column))
+
+
+def names_of(feature: Any) -> tuple[str, ...] | None:
+    """The names of the classes of a column, or of the entries of its lists."""
+    kind = getattr(feature, "feature", feature)
+    return tuple(kind.names) if isinstance(kind, ClassLabel) else None
+
+
+def named(feature: Any) -> Callable[[Any], Any]:
+    """What turns a cell with indices of classes into one with their names; -1 is no class."""
+    names = names_of(feature)
+    if names is None:
+        return lambda cell: cell
+
+    def name(index: Any) -> Any:
+        return names[index] if isinstance(index, int) and 0 <= index < len(names) else None
+
+    if isinstance(feature, ClassLabel):
+        return name
+    return lambda cell: None if cell is None else [name(index) for index in cell]
+
+
+READERS: dict[str, Callable[..., Iterator[Row]]] = {
     ".csv": partial(_csv, delimiter=","),
     ".tsv": partial(_csv, delimiter="\t"),
     ".jsonl": _json,
@@ -134,53 +296,18 @@ READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Row]]] = {
 }
 
 
-def rows_of(path: Path, columns: Sequence[str]) -> list[Row]:
+def rows_of(
+    path: Path, columns: Sequence[str], form: Form = PLAIN, rejects: Rejects | None = None
+) -> list[Row]:
     """The rows of a table, with the cells of the columns asked for.
+
+    Args:
+        rejects: takes rows that are malformed; otherwise the first is an error.
 
     Raises:
         TaskError: it cannot be read, lacks a column, or is malformed; names the line, or the row.
     """
-    return list(READERS[path.suffix.lower()](path, columns))
-
-
-def decode(path: Path) -> str:
-    """The text of a file in UTF-8, without the mark that some editors put first.
-
-    Raises:
-        TaskError: it is not there or not UTF-8; names the line.
-    """
-    return "".join(_texts(path))
-
-
-def _texts(path: Path) -> Iterator[str]:
-    """The text of a file, line by line, with the line ends."""
-    with _opened(path) as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise TaskError(
-                    f"{path}:{number}: byte {error.object[error.start]:#04x} is not UTF-8; convert "
-                    "the file to UTF-8."
-                ) from error
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise TaskError(f"{path}: {error.strerror}; give a file that can be read.") from error
-
-
-def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file with their numbers, without their ends, as they are needed.
-
-    Not by `str.splitlines`: a text may hold characters that Unicode counts as line ends.
-    """
-    for number, line in enumerate(_texts(path), start=1):
-        yield number, line.removesuffix("\n").removesuffix("\r")
+    return list(READERS[suffix_of(path)](path, columns, form, rejects))
 
 
 def parts(
@@ -192,54 +319,129 @@ def parts(
 ) -> tuple[Path, Path | None]:
     """The training file and, from a folder that has one, the dev file.
 
+    A table in several files, ``train-00000-of-00002.parquet`` and so on, is named by the pattern
+    ``train-*-of-00002.parquet``; see `shards`.
+
     Args:
         data: a file to train on, or a folder with a file ``train`` and maybe one for dev.
         suffixes: that the files may have.
         train, dev: names that the files may have, before their suffix.
 
     Raises:
-        TaskError: there is no such file, or several.
+        TaskError: there is no such file, or several; or a part of a table is missing.
     """
     formats = ", ".join(suffixes)
     if not data.is_dir():
         if not data.exists():
             raise TaskError(f"there is no file or folder {data}; give the data to train on.")
-        if data.suffix.lower() not in suffixes:
-            raise TaskError(
-                f"{data}: suffix {data.suffix!r} names no format known; give one of {formats}."
-            )
+        check_format(data, suffixes)
         return data, None
     try:
         paths = sorted(data.iterdir())
     except OSError as error:
         raise TaskError(f"{data}: {error.strerror}; give a folder that can be read.") from error
-    known = [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
-    found = [[path for path in known if path.stem in names] for names in (train, dev)]
+    known = [path for path in paths if suffix_of(path) in suffixes and path.is_file()]
+    known = list(dict.fromkeys(map(_pattern, known)))
+    found = [[path for path in known if _part(path) in names] for names in (train, dev)]
     for part in found:
         if len(part) > 1:
             names = " and ".join(path.name for path in part)
             raise TaskError(f"{data}: {names} are the same part of the data; keep one of them.")
+    if not found[0] and (data / "data").is_dir():  # as sets on the hub have it
+        return parts(data / "data", suffixes, train=train, dev=dev)
     if not found[0]:
         there = found_in(data)
         raise TaskError(f"{data} has no file train with a suffix of {formats}; found was {there}.")
+    for path in (found[0][0], *found[1]):
+        shards(path)
     return found[0][0], found[1][0] if found[1] else None
 
 
+def check_format(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Raise TaskError unless a file's suffix is one of those; says what to do with it."""
+    suffix = suffix_of(path)
+    if suffix in suffixes:
+        return
+    if suffix in _SHEETS:
+        raise TaskError(
+            f"{path} is a spreadsheet, which is not read; save the sheet as CSV UTF-8, and give "
+            "that."
+        )
+    if suffix in _ARCHIVES:
+        raise TaskError(f"{path} is packed; unpack it (gzip's .gz is read as it is).")
+    if suffix in (".arrow", ".feather"):
+        raise TaskError(
+            f"{path} is an Arrow file; give the folder that save_to_disk wrote, or write it as "
+            "Parquet."
+        )
+    raise TaskError(
+        f"{path}: suffix {path.suffix!r} names no format known; give one of {', '.join(suffixes)}."
+    )
+
+
+_SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(?=\.)")
+
+
+def _pattern(path: Path) -> Path:
+    """A file, or of a part of a table the pattern of all its files."""
+    return path.with_name(_SHARD.sub(r"\1-*-of-\2", path.name))
+
+
+def _part(path: Path) -> str:
+    """The name of a part of the data, as `train` is that of train-*-of-00002.parquet."""
+    return re.sub(r"-\*-of-\d+$", "", stem_of(path))
+
+
+def shards(path: Path) -> list[Path]:
+    """The files of a table: itself, or those of the pattern that `parts` gave.
+
+    Raises:
+        TaskError: some are missing.
+    """
+    pattern = re.search(r"-\*-of-(\d{5})\.", path.name)
+    if pattern is None:
+        return [path]
+    total = int(pattern[1])
+    names = [path.name.replace("*", f"{number:05}", 1) for number in range(total)]
+    files = [path.with_name(name) for name in names]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise TaskError(
+            f"{path.parent}: of the {total} files of {_part(path)}, {len(missing)} are missing, "
+            f"such as {missing[0]}; get them too."
+        )
+    return files
+
+
 def found_in(folder: Path) -> str:
-    """What lies in a folder, for an error."""
-    return ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+    """What lies in a folder, for an error; folders with a stroke."""
+    names = (path.name + "/" * path.is_dir() for path in folder.iterdir())
+    return ", ".join(sorted(names)) or "nothing"
 
 
-def check_columns(path: Path | str, header: Sequence[str], columns: Sequence[str]) -> None:
-    """Raise TaskError unless the header names each column once."""
-    if len(set(header)) < len(header):
-        name = next(name for name in header if header.count(name) > 1)
-        raise TaskError(f"{path}: two columns are named {name!r}; rename or remove one.")
+def check_columns(
+    path: Path | str,
+    header: Sequence[str],
+    columns: Sequence[str],
+    hint: Callable[[], str] = str,
+) -> None:
+    """Raise TaskError unless the header names each column once.
+
+    Columns without a name, as spreadsheets leave them, may be several.
+
+    Args:
+        hint: what to say besides of a header that lacks a column.
+    """
+    twice = next((name for name in header if name and header.count(name) > 1), None)
+    if twice is not None:
+        raise TaskError(f"{path}: two columns are named {twice!r}; rename or remove one.")
     for column in columns:
         if column not in header:
-            raise TaskError(f"{path}: {unknown('column', column, header)}; name one of these.")
+            raise TaskError(
+                f"{path}: {unknown('column', column, header)}; name one of these{hint()}."
+            )
 
 
-def at(path: Path, number: int) -> str:
+def at(path: Path, number: Number) -> str:
     """Where a row is, for an error."""
-    return f"{path}, row {number}" if path.suffix.lower() == ".parquet" else f"{path}:{number}"
+    return f"{path}:{number}" if isinstance(number, int) else f"{path}, {number}"

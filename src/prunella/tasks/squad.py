@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from datasets import Dataset, Features, List, Value
 
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.extraction import Extraction
+from prunella.tasks.form import PLAIN, Form
 from prunella.tasks.reading import decode
+from prunella.tasks.rejects import SKIP, Rejects
 from prunella.tasks.sources import from_folder, from_hub
 
 Row = dict[str, Any]
@@ -35,7 +37,7 @@ FILES = "SQuAD's JSON files"
 logger = logging.getLogger("prunella")
 
 
-def _load(name: str, hub: str, version: str, folder: Path | None) -> Splits:
+def _load(name: str, hub: str, version: str, folder: Path | None, form: Form = PLAIN) -> Splits:
     """Read the training and development parts, from the hub if no folder is given."""
     if folder is None:
         hub_parts = from_hub(name, FILES, hub)
@@ -43,9 +45,9 @@ def _load(name: str, hub: str, version: str, folder: Path | None) -> Splits:
         train, dev = (part.select_columns(list(FEATURES)) for part in parts)
         return Splits(train, {"dev": dev})
     train_file, dev_file = (_find(name, folder, part, version) for part in ("train", "dev"))
-    rows = _in_place(train_file, _read(train_file, name, version))
+    rows = _in_place(train_file, _read(train_file, name, version, form), form.skip)
     dataset = partial(Dataset.from_list, features=FEATURES)
-    return Splits(dataset(rows), {"dev": dataset(_read(dev_file, name, version))})
+    return Splits(dataset(rows), {"dev": dataset(_read(dev_file, name, version, form))})
 
 
 def _find(name: str, folder: Path, part: str, version: str) -> Path:
@@ -60,50 +62,85 @@ def _find(name: str, folder: Path, part: str, version: str) -> Path:
     return path
 
 
-def _read(path: Path, name: str, version: str) -> list[Row]:
-    rows: dict[str, Row] = {}
-    for place, row in _questions(path):
+def _read(path: Path, name: str, version: str, form: Form) -> list[Row]:
+    """The questions of a file, each a row of its own, whatever its id."""
+    rejects = Rejects(str(path), skip=form.skip, at_once=False)
+    rows = []
+    for place, made in _questions(path, form):
+        try:
+            row = made()
+        except _Unfit as error:
+            rejects.add(str(path), *error.args)
+            continue
         if version == "1.1" and not row["answers"]["text"]:
-            raise TaskError(
-                f"{place}: the question has no answers, and {name} needs one; remove it, or take "
-                "qa/squad_v2."
+            rejects.add(
+                str(path),
+                f"{place}: the question has no answers, and {name} needs one",
+                "remove it, or take qa/squad_v2",
             )
-        if row["id"] in rows:
-            raise TaskError(
-                f"{place}: the id {row['id']!r} is that of another question, too; give each its "
-                "own."
-            )
-        rows[row["id"]] = row
+        else:
+            rows.append(row | {"id": str(len(rows)) if row["id"] is None else row["id"]})
+    rejects.settle(len(rows))
     if not rows:
         raise TaskError(f"{path}: no questions; the file must hold at least one.")
-    return list(rows.values())
+    return rows
 
 
-def _questions(path: Path) -> Iterator[tuple[str, Row]]:
-    """The rows of a file, and where in it each is."""
+class _Unfit(ValueError):
+    """A part of the file is not as needed; says where, the rule and the remedy."""
+
+
+def _questions(path: Path, form: Form) -> Iterator[tuple[str, Callable[[], Row]]]:
+    """Where in a file each question is, and what makes its row."""
     try:
-        file = json.loads(decode(path))
+        file = json.loads(decode(path, form))
         json.dumps(file, ensure_ascii=False).encode()  # refuses half a surrogate pair
     except (ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise TaskError(f"{path}{line}: no sound JSON ({error}); get the file anew.") from error
-    for article, a in _each(file, f"{path}: $", "data"):
-        for paragraph, p in _each(article, a, "paragraphs"):
-            context = _take(paragraph, p, "context", str)
-            for question, q in _each(paragraph, p, "qas"):
-                answers = list(_each(question, q, "answers"))
-                yield (
-                    q,
-                    {
-                        "id": _take(question, q, "id", str),
-                        "question": _take(question, q, "question", str),
-                        "context": context,
-                        "answers": {
-                            key: [_take(answer, place, key, kind) for answer, place in answers]
-                            for key, kind in (("text", str), ("answer_start", int))
-                        },
-                    },
-                )
+    try:
+        whole = {"data": file} if isinstance(file, list) else file
+        for article, a in _each(whole, "$", "data"):
+            for paragraph, p in _each(article, a, "paragraphs"):
+                context = _take(paragraph, p, "context", str)
+                for question, q in _each(paragraph, p, "qas"):
+                    yield q, partial(_row, question, q, context)
+    except _Unfit as error:  # of what holds questions, which cannot be skipped
+        reason, remedy = error.args
+        raise TaskError(f"{path}: {reason}; {remedy}.") from error
+
+
+def _row(question: Any, place: str, context: str) -> Row:
+    """A row; its id may be None."""
+    given = question.get("id") if isinstance(question, dict) else None
+    text = _take(question, place, "question", str)
+    if not text.strip():
+        raise _Unfit(f"{place}.question is blank", "fill it in or remove the question")
+    return {
+        "id": given if given is None else str(given),
+        "question": text,
+        "context": context,
+        "answers": _answers(question, place),
+    }
+
+
+def _answers(question: dict[str, Any], place: str) -> dict[str, list[Any]]:
+    """Texts and places, from a list of both or, as the hub has it, from two lists."""
+    found = question.get("answers")
+    if isinstance(found, dict):
+        lists = [_take(found, f"{place}.answers", key, list) for key in ("text", "answer_start")]
+        if len(lists[0]) != len(lists[1]):
+            remedy = "give each text its start"
+            raise _Unfit(f"{place}.answers has not as many starts as texts", remedy)
+        pairs = [{"text": t, "answer_start": n} for t, n in zip(*lists, strict=True)]
+        question = question | {"answers": pairs}
+    elif found is None and question.get("is_impossible") is True:
+        question = question | {"answers": []}
+    answers = list(_each(question, place, "answers"))
+    return {
+        key: [_take(answer, at, key, kind) for answer, at in answers]
+        for key, kind in (("text", str), ("answer_start", int))
+    }
 
 
 def _each(node: Any, place: str, key: str) -> Iterator[tuple[Any, str]]:
@@ -112,27 +149,38 @@ def _each(node: Any, place: str, key: str) -> Iterator[tuple[Any, str]]:
 
 
 def _take(node: Any, place: str, key: str, kind: type) -> Any:
-    """A value of a JSON object; a `TaskError` if it is not there, of another kind or too large."""
+    """A value of a JSON object.
+
+    Raises:
+        _Unfit: it is not there, of another kind or too large.
+    """
     value: Any = node.get(key) if isinstance(node, dict) else None
+    if kind is int and isinstance(value, float) and value.is_integer():  # as pandas leaves them
+        value = int(value)
     if type(value) is not kind or (type(value) is int and abs(value) >= 2**31):
         found = "missing" if value is None else reprlib.repr(value)
-        raise TaskError(
-            f"{place}.{key} is {found} and must be of type {kind.__name__}; give the file in "
-            "SQuAD's own layout."
+        raise _Unfit(
+            f"{place}.{key} is {found} and must be of type {kind.__name__}",
+            "give the file in SQuAD's own layout",
         )
     return value
 
 
-def _in_place(path: Path, rows: list[Row]) -> list[Row]:
-    """The rows whose answers are where they say; skips others if they are few, and logs it."""
+def _in_place(path: Path, rows: list[Row], skip: bool) -> list[Row]:
+    """The rows whose answers are where they say; skips others if they are few, and logs it.
+
+    Args:
+        skip: Skip them if they are many, too.
+    """
     good = [_is_in_place(row) for row in rows]
     if all(good):
         return rows
     first, bad = rows[good.index(False)]["id"], good.count(False)
-    if 100 * bad >= len(rows):
+    if bad == len(rows) or (100 * bad >= len(rows) and not skip):
         raise TaskError(
             f"{path}: the answer of question {first!r} is not at its answer_start in the context, "
-            f"and so in {bad} of {len(rows)} questions; count characters, not bytes, from 0."
+            f"and so in {bad} of {len(rows)} questions; count characters, not bytes, from 0, or "
+            f"have such rows left out by {SKIP}."
         )
     logger.warning(
         "%s: skipped %d of %d questions whose answer is not at its answer_start, the first %r",

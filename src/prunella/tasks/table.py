@@ -1,52 +1,86 @@
 """A user's own set of one or two sentences and a label, read from a table without code."""
 
+from __future__ import annotations
+
+import logging
 import math
 import reprlib
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from prunella.errors import unknown
 from prunella.tasks.base import TaskError
-from prunella.tasks.classification import Classification
+from prunella.tasks.classification import MEASURES, Classification
+from prunella.tasks.form import PLAIN, Form, comma
 from prunella.tasks.holdout import with_dev
-from prunella.tasks.reading import READERS, Row, at, lines, parts, rows_of
+from prunella.tasks.multilabel import Multilabel
+from prunella.tasks.own import TEXTS, File, Source, own
+from prunella.tasks.reading import READERS, check_format
+from prunella.tasks.rejects import Rejects
+from prunella.tasks.text import suffix_of
 
 MAX_CLASSES = 1000
 MAX_SCORE = float(np.finfo(np.float32).max)
+FILL = "fill it in or remove the row"
+
+logger = logging.getLogger("prunella")
+
+
+class _Row(NamedTuple):
+    """Where a row is, its texts, and its label: a class, a score, or several classes."""
+
+    place: str
+    texts: list[str]
+    label: Any
+
+
+class _Unfit(ValueError):
+    """A row cannot be used; says the reason and the remedy."""
+
+    def __init__(self, reason: str, remedy: str = "correct or remove the row") -> None:
+        super().__init__(reason, remedy)
 
 
 def table(
-    kind: Literal["classification", "regression"],
-    data: Path,
+    kind: Literal["classification", "regression", "multilabel"],
+    data: Path | str,
     *,
     text: str,
     pair: str | None,
     label: str,
-) -> Classification:
+    separator: str | None = None,
+    positive: str | None = None,
+    form: Form = PLAIN,
+) -> Classification | Multilabel:
     """Make a task of the user's own table, which is read at once.
 
-    Classes are the labels of the training file: in order of value if all are numbers, else in that
-    of their names. A whole float is the class of that integer. A number where text is asked for is
-    read as its text; an empty cell in a column asked for is an error.
+    Classes are the labels of the training part: as the set names them, if it does; in order of
+    value if all are numbers, where 1.0 is 1; else in that of their names. A number where text is
+    asked for is read as its text; an empty cell in a column asked for is an error.
 
     Args:
-        kind: The task's name. Classification is scored by accuracy, and by f1 of class 1 if there
-            are two; regression by the correlations of Pearson and Spearman.
-        data: The training file; or a folder that holds `train` and maybe `dev` or `validation`,
-            each with the suffix of a format. Without a dev file a tenth of the training rows, at
-            most 1000, becomes the dev set: always the same ones, stratified by class if possible.
+        kind: The task's name: one class a row, a score, or any number of labels.
+        data: Files, a saved set or one on the hub (see `own.own`). Without a dev part a tenth of
+            the training rows, at most 1000, becomes the dev set: always the same ones, stratified
+            by class if possible.
         text: The column of the (first) sentence.
         pair: The column of the second sentence; None for single sentences.
-        label: The column of the class, or of the score to regress.
+        label: The column of the class, of the score to regress, or of lists of labels.
+        separator: What stands between the labels of a cell that is no list; an empty cell then has
+            none.
+        positive: Of two classes the one that `f1` is of; by default the second.
+        form: How files are written.
 
     Returns:
         A task whose `load` returns the rows read here, whatever it is given.
 
     Raises:
-        TaskError: The files are not there or cannot be read, a column is not in them, a row is
+        TaskError: The data is not there or cannot be read, a column is not in it, rows are
             malformed or incomplete, or the labels do not fit the kind of task.
     """
     columns = [text, label] if pair is None else [text, pair, label]
@@ -54,29 +88,44 @@ def table(
         raise TaskError(
             f"columns {', '.join(map(repr, columns))}: one is named twice; give each its own."
         )
-    train_file, dev_file = parts(data, tuple(READERS))
-    train_rows = _read(train_file, columns)
-    dev_rows = _read(dev_file, columns) if dev_file else []
-    labels: tuple[str, ...] | None = None
-    metrics: tuple[str, ...] = ("pearson", "spearman")
-    if kind == "classification":
-        labels = _classes(train_file, label, train_rows)
-        metrics = ("accuracy", "f1") if len(labels) == 2 else ("accuracy",)
-    task = Classification(
-        kind, load=lambda _: splits, labels=labels, measures=metrics, pair=pair is not None
+    read = {
+        "classification": partial(_class, label),
+        "regression": partial(_score, label, form),
+        "multilabel": partial(_several, label, separator),
+    }[kind]
+    train, dev = own(data, form)
+    rejects = Rejects(str(train), skip=form.skip, at_once=False)
+    rows = _rows(train, columns, read, rejects)
+    rejects.settle(len(rows))
+    if not rows:
+        raise TaskError(f"{train}: no rows; the file must hold at least one.")
+    _warn_of_contradictions(train, rows)
+    names = _names(kind, train, label, rows, form, positive)
+    sets = [_dataset(rows, names, form, None)]
+    if dev is not None:
+        rejects = Rejects(str(dev), skip=form.skip, at_once=False)
+        rows = _rows(dev, columns, read, rejects)
+        sets.append(_dataset(rows, names, form, rejects))
+        rejects.settle(len(sets[1]))
+        if not len(sets[1]):
+            raise TaskError(f"{dev}: no rows; the file must hold at least one.")
+    splits = with_dev(sets[0], sets[1] if dev is not None else None, Path(str(train)))
+    if kind == "multilabel":
+        assert names is not None
+        return Multilabel(kind, load=lambda _: splits, labels=names, pair=pair is not None)
+    measures = ("pearson", "spearman") if names is None else MEASURES[len(names) == 2]
+    return Classification(
+        kind, load=lambda _: splits, labels=names, measures=measures, pair=pair is not None
     )
-    train = _dataset(train_file, train_rows, task)
-    dev = _dataset(dev_file, dev_rows, task) if dev_file else None
-    splits = with_dev(train, dev, train_file)
-    return task
 
 
-def texts(path: Path, columns: list[str]) -> Dataset:
+def texts(path: Path, columns: list[str], form: Form = PLAIN) -> Dataset:
     """Read texts without labels: the lines of a .txt file, or columns of a table.
 
     Args:
         path: The file; of a .txt, every line that is not blank is a text.
         columns: The column of the texts, and for pairs that of the second sentences.
+        form: How the file is written.
 
     Returns:
         A dataset with the columns `text` and, for pairs, `pair`.
@@ -85,86 +134,208 @@ def texts(path: Path, columns: list[str]) -> Dataset:
         TaskError: The file is not there or cannot be read, has no rows, or does not hold pairs.
     """
     names = ("text", "pair")[: len(columns)]
-    if path.suffix.lower() == ".txt" and len(columns) == 1:
-        cells = [[line] for _, line in lines(path) if line.strip()]
-    elif path.suffix.lower() in READERS:
-        cells = [cells for _, cells in _read(path, columns)]
-    else:
-        raise TaskError(
-            f"{path}: texts come in {'.txt, ' if len(columns) == 1 else ''}"
-            f"{', '.join(READERS)}; give one of these."
-        )
-    if not cells:
+    plain = suffix_of(path) in TEXTS and len(columns) == 1
+    if not plain and suffix_of(path) not in READERS:
+        check_format(path, (".txt", *READERS) if len(columns) == 1 else tuple(READERS))
+    rejects = Rejects(str(path), skip=form.skip, at_once=False)
+    found: list[list[str]] = []
+    for place, cells in File(path, form).cells(columns, rejects):
+        if plain and not cells[0].strip():
+            continue
+        try:
+            found.append([_text(*cell) for cell in zip(columns, cells, strict=True)])
+        except _Unfit as error:
+            rejects.add(place, *error.args)
+    rejects.settle(len(found))
+    if not found:
         raise TaskError(f"{path}: no texts; the file must hold at least one.")
-    return Dataset.from_dict(dict(zip(names, map(list, zip(*cells, strict=True)), strict=True)))
+    return Dataset.from_dict(dict(zip(names, map(list, zip(*found, strict=True)), strict=True)))
 
 
-def _read(path: Path, columns: list[str]) -> list[Row]:
-    """Read the columns, the label last, every cell as a string that is not blank."""
-    rows = rows_of(path, columns)
-    if not rows:
-        raise TaskError(f"{path}: no rows; the file must hold at least one.")
-    for number, cells in rows:
-        if isinstance(cells[-1], float) and cells[-1].is_integer():
-            cells[-1] = int(cells[-1])
-        for place, (column, cell) in enumerate(zip(columns, cells, strict=True)):
-            cells[place] = str(cell)
-            # Only NaN, the missing value of pandas, differs from itself.
-            if not isinstance(cell, str | int | float) or cell != cell or not cells[place].strip():
-                raise TaskError(
-                    f"{at(path, number)}: column {column!r} holds {reprlib.repr(cell)} where text "
-                    "or a number is needed; fill it in or remove the row."
-                )
+# --- cells -------------------------------------------------------------------------------------
+
+
+def _rows(
+    part: Source, columns: Sequence[str], read: Callable[[Any], Any], rejects: Rejects
+) -> list[_Row]:
+    """The rows that can be used; the label's column is the last."""
+    rows = []
+    for place, (*cells, label) in part.cells(columns, rejects):
+        try:
+            found = [_text(*cell) for cell in zip(columns[:-1], cells, strict=True)]
+            rows.append(_Row(place, found, read(label)))
+        except _Unfit as error:
+            rejects.add(place, *error.args)
     return rows
 
 
-def _classes(path: Path, column: str, rows: list[Row]) -> tuple[str, ...]:
-    """Return the class names in the order of their indices."""
-    names = sorted({cells[-1] for _, cells in rows})
-    numeric = not any(math.isnan(_number(name)) for name in names)
-    if numeric:
-        names.sort(key=_number)
-    if len(names) < 2:
-        raise TaskError(
-            f"{path}: column {column!r} holds {names[0]!r} in every row; classification needs at "
-            "least two classes."
+def _text(column: str, cell: Any) -> str:
+    """The text of a cell that holds text or a number.
+
+    Raises:
+        _Unfit: it is blank, or of another kind.
+    """
+    text = str(cell)
+    # Only NaN, the missing value of pandas, differs from itself.
+    if not isinstance(cell, str | int | float) or cell != cell or not text.strip():
+        found = reprlib.repr(cell)
+        raise _Unfit(f"column {column!r} holds {found} where text or a number is needed", FILL)
+    if "\0" in text:
+        raise _Unfit(f"column {column!r} holds a NUL character, which is no text")
+    return text
+
+
+def _class(column: str, cell: Any) -> str:
+    if isinstance(cell, list | tuple):
+        raise _Unfit(
+            f"column {column!r} holds {reprlib.repr(cell)} where text or a number is needed",
+            "several labels a row are for --task multilabel",
         )
-    fractions = [name for name in names if numeric and not _number(name).is_integer()]
-    if fractions or len(names) > MAX_CLASSES or len(names) == len(rows):
-        raise TaskError(
-            f"{path}: column {column!r} holds {len(names)} different labels in {len(rows)} rows, "
-            f"such as {(fractions or names)[0]!r}; classes are at most {MAX_CLASSES}, fewer than "
-            "the rows, and no fractions: choose regression or name another column."
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    return _text(column, cell).strip()
+
+
+def _score(column: str, form: Form, cell: Any) -> float:
+    text = _class(column, cell)
+    value = _number(text, form)
+    if math.isnan(value):
+        raise _Unfit(f"label {text!r} is not a finite 32-bit number{comma(text, form)}")
+    return value
+
+
+def _several(column: str, separator: str | None, cell: Any) -> list[str]:
+    """The labels of a cell, in the order given."""
+    if isinstance(cell, str) and separator is not None:
+        labels = [part.strip() for part in cell.split(separator) if part.strip()]
+    elif isinstance(cell, list | tuple):
+        labels = [_class(column, part) for part in cell]
+    else:
+        raise _Unfit(
+            f"column {column!r} holds {reprlib.repr(cell)} where a list of labels is needed",
+            f"{FILL}, or say by --label-separator what stands between labels",
         )
-    return tuple(names)
+    if len(set(labels)) < len(labels):
+        raise _Unfit(
+            f"column {column!r} names a label twice in {reprlib.repr(cell)}",
+            "list the labels that a row has, by name",
+        )
+    return labels
 
 
-def _dataset(path: Path, rows: list[Row], task: Classification) -> Dataset:
-    """Turn rows, the label last, into the columns of `Splits`."""
-    indices = {name: index for index, name in enumerate(task.labels or ())}
-    values: list[float] = []
-    for number, (*_, label) in rows:
-        value = indices.get(label, math.nan) if task.labels else _number(label)
-        if math.isnan(value):
-            rule = f"label {label!r} is not a finite 32-bit number"
-            raise TaskError(
-                f"{at(path, number)}: {unknown('label', label, indices) if indices else rule}; "
-                "correct or remove the row."
-            )
-        values.append(value)
-    *texts, _ = map(list, zip(*(cells for _, cells in rows), strict=True))
-    names = ("text", "pair")[: len(texts)]
-    kind = ClassLabel(names=list(task.labels)) if task.labels else Value("float32")
-    return Dataset.from_dict(
-        dict(zip((*names, "label"), (*texts, values), strict=True)),
-        features=Features(**{name: Value("string") for name in names} | {"label": kind}),
-    )
-
-
-def _number(cell: str) -> float:
-    """Return the number that a cell holds, NaN if it holds none that is finite in float32."""
+def _number(cell: str, form: Form) -> float:
+    """The number that a cell holds, NaN if it holds none that is finite in float32."""
     try:
-        number = float(cell)
+        number = form.number(cell)
     except ValueError:
         return math.nan
     return number if abs(number) <= MAX_SCORE else math.nan
+
+
+# --- labels ------------------------------------------------------------------------------------
+
+
+def _names(
+    kind: str, part: Source, column: str, rows: list[_Row], form: Form, positive: str | None
+) -> tuple[str, ...] | None:
+    """The class names in the order of their indices; None for scores."""
+    if kind == "regression":
+        if len({row.label for row in rows}) == 1 and len(rows) > 1:
+            raise TaskError(
+                f"{part}: column {column!r} holds {rows[0].label:g} in every row; regression needs "
+                "at least two different scores."
+            )
+        return None
+    several = kind == "multilabel"
+    given = [row.label for row in rows]
+    known = part.classes(column) or ()
+    names = _classes(part, column, [*_flat(given)] if several else given, known, form, several)
+    if positive is None:
+        return names
+    if len(names) != 2 or positive not in names:
+        why = unknown("class", positive, names) if len(names) == 2 else f"there are {len(names)}"
+        raise TaskError(
+            f"--positive-class {positive} must be one of two classes: {why}; leave it out or "
+            "correct it."
+        )
+    return (*(name for name in names if name != positive), positive)
+
+
+def _flat(lists: Collection[list[str]]) -> list[str]:
+    return [label for labels in lists for label in labels]
+
+
+def _classes(
+    part: Source, column: str, labels: list[str], known: tuple[str, ...], form: Form, several: bool
+) -> tuple[str, ...]:
+    """The names of classes, of which one a row has one or, if several, any number."""
+    names = sorted(set(labels))
+    numeric = not any(math.isnan(_number(name, form)) for name in names)
+    if numeric:
+        names = sorted({form.whole(name) for name in names})
+        names.sort(key=partial(_number, form=form))
+    if len(names) < 2:
+        found = f"holds {names[0]!r} in every row" if names else "holds no label"
+        found = f"holds the label {names[0]!r} alone" if several and names else found
+        raise TaskError(
+            f"{part}: column {column!r} {found}; {'labels' if several else 'classification'} "
+            f"{'must be' if several else 'needs'} at least two{'' if several else ' classes'}."
+        )
+    # Numbers alone: names may be versions or the like.
+    fractions = [name for name in names if numeric and not _number(name, form).is_integer()]
+    alone = not several and len(names) == len(labels)
+    if fractions or len(names) > MAX_CLASSES or (alone and not known):
+        raise TaskError(
+            f"{part}: column {column!r} holds {len(names)} different labels in {len(labels)} rows, "
+            f"such as {(fractions or names)[0]!r}; classes are at most {MAX_CLASSES}, fewer than "
+            "the rows, and no fractions: choose regression or name another column."
+        )
+    return known if set(names) <= set(known) else tuple(names)
+
+
+def _dataset(
+    rows: list[_Row], names: tuple[str, ...] | None, form: Form, rejects: Rejects | None
+) -> Dataset:
+    """Turn rows into the columns of `Splits`.
+
+    Args:
+        rejects: takes rows with a label that is not among the names.
+    """
+    indices = {name: index for index, name in enumerate(names or ())}
+    several = bool(rows) and isinstance(rows[0].label, list)
+    kept, values = list[_Row](), list[Any]()
+    for row in rows:
+        labels = row.label if several else [row.label]
+        if names is not None:
+            labels = [label if label in indices else form.whole(label) for label in labels]
+            if odd := [label for label in labels if label not in indices]:
+                assert rejects is not None
+                rejects.add(row.place, unknown("label", odd[0], indices))
+                continue
+            labels = [indices[label] for label in labels]
+        kept.append(row)
+        values.append(sorted(labels) if several else labels[0])
+    width = len(rows[0].texts) if rows else 1
+    columns = [[row.texts[place] for row in kept] for place in range(width)]
+    texts = dict(zip(("text", "pair"), columns, strict=False))
+    kind = Value("float32") if names is None else ClassLabel(names=list(names))
+    label = {"labels": List(kind)} if several else {"label": kind}
+    return Dataset.from_dict(
+        texts | {next(iter(label)): values},
+        features=Features({name: Value("string") for name in texts} | label),
+    )
+
+
+def _warn_of_contradictions(part: Source, rows: list[_Row]) -> None:
+    """Log how many texts come with different labels."""
+    known: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        known.setdefault(tuple(row.texts), set()).add(repr(row.label))
+    odd = [texts for texts, labels in known.items() if len(labels) > 1]
+    if odd:
+        logger.warning(
+            "%s: %d texts come several times with different labels, the first %s",
+            part,
+            len(odd),
+            reprlib.repr(odd[0][0]),
+        )

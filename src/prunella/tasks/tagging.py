@@ -6,6 +6,7 @@ tags of the scheme IOB2 (see `conll`): O, which is the first, and B-TYPE and I-T
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,11 +39,16 @@ from prunella.tasks.base import (
     finite,
 )
 from prunella.tasks.conll import OTHER_COLUMN, Scheme, Sentence, in_iob2, scheme_of, sentences
+from prunella.tasks.form import PLAIN, Form
 from prunella.tasks.holdout import with_dev
-from prunella.tasks.reading import parts
+from prunella.tasks.own import File, Source, own
+from prunella.tasks.rejects import Rejects
 from prunella.tasks.sources import PARQUET, from_folder, from_hub
+from prunella.tasks.text import suffix_of
 
-SUFFIXES = (".conll", ".txt", ".tsv", ".bio", ".iob", ".iob2", ".bioes", ".iobes")
+SUFFIXES = (".conll", ".conllu", ".txt", ".tsv", ".bio", ".iob", ".iob2", ".bioes", ".iobes")
+_TABLES = (".jsonl", ".json", ".parquet")
+WORDS, TAGS = ("tokens", "words"), ("ner_tags", "tags", "labels")
 DEV_NAMES = ("dev", "valid", "validation", "testa")
 
 
@@ -160,58 +166,156 @@ def _first_tokens(words: Sequence[str], spans: Sequence[Sequence[int]]) -> dict[
     return firsts
 
 
-def columns(data: Path, *, word: int = 0, tag: int = -1, scheme: Scheme | None = None) -> Tagging:
-    """Make a task of the user's own files, which are read at once; `conll` says how.
+def columns(
+    data: Path | str,
+    *,
+    word: int | str | None = None,
+    tag: int | str | None = None,
+    scheme: Scheme | None = None,
+    form: Form = PLAIN,
+) -> Tagging:
+    """Make a task of the user's own files, which are read at once.
 
-    The classes are O, and B- and I- of each type of entity in the training file, in order of name.
+    They have a word and its tag a line (`conll` says how), or are tables whose rows hold a list of
+    words and a list of tags. The classes are O, and B- and I- of each type of entity in the
+    training part, in order of name.
 
     Args:
         data: The training file; or a folder that holds `train` and maybe one of `dev`, `valid`,
-            `validation` and `testa`, each with a suffix of `SUFFIXES`. Without a dev file a tenth
-            of the training sentences, at most 1000, becomes the dev set: always the same ones.
-        word: The number of the words' column, the first is 0; negative ones count from the last.
-        tag: That of the tags'.
-        scheme: Of the tags, in both files; None tells it from the training file.
+            `validation` and `testa`, each with a suffix of `SUFFIXES` or of a table; a saved set or
+            one on the hub (see `own.own`). Without a dev part a tenth of the training sentences, at
+            most 1000, becomes the dev set: always the same ones.
+        word: The number of the words' column, the first is 0, negative ones count from the last; by
+            default 0. In tables its name, by default `tokens` or `words`.
+        tag: That of the tags'; by default -1. In tables by default `ner_tags`, `tags` or `labels`.
+        scheme: Of the tags, in both parts; None tells it from the training part.
+        form: How files are written.
 
     Returns:
         A task whose `load` returns the sentences read here, whatever it is given.
 
     Raises:
-        TaskError: The files are not there or cannot be read, a tag does not fit the scheme, or the
-            dev file has a type of entity that the training file has not, which has at least one.
+        TaskError: The data is not there or cannot be read, a tag does not fit the scheme, or the
+            dev part has a type of entity that the training part has not, which has at least one.
     """
-    train_file, dev_file = (data, None) if data.is_file() else parts(data, SUFFIXES, dev=DEV_NAMES)
-    read = sentences(train_file, word=word, tag=tag)
+    path = Path(data)
+    if path.is_file() and suffix_of(path) not in _TABLES:
+        parts: tuple[Source, Source | None] = (File(path, form), None)
+    else:
+        parts = own(data, form, suffixes=(*SUFFIXES, *_TABLES), dev=DEV_NAMES)
+    train_part, dev_part = parts
+    read = _sentences(train_part, word, tag, form)
     scheme = scheme or scheme_of(read)
-    read = in_iob2(train_file, read, scheme)
+    read = in_iob2(str(train_part), read, scheme, skip=form.skip)
     labels = _labels(sorted({label[2:] for sentence in read for label in sentence.tags} - {""}))
     if len(labels) == 1:
-        raise TaskError(f"{train_file}: every tag is O; {OTHER_COLUMN}.")
-    train = _dataset(train_file, read, labels)
-    dev = _read(dev_file, word, tag, scheme, labels) if dev_file else None
-    splits = with_dev(train, dev, train_file)
+        raise TaskError(f"{train_part}: every tag is O; {OTHER_COLUMN}.")
+    train, dev = _dataset(str(train_part), read, labels), None
+    if dev_part is not None:
+        read = in_iob2(str(dev_part), _sentences(dev_part, word, tag, form), scheme, skip=form.skip)
+        dev = _dataset(str(dev_part), read, labels, skip=form.skip)
+    splits = with_dev(train, dev, Path(str(train_part)))
     return Tagging("ner/columns", load=lambda _: splits, labels=labels)
+
+
+def _sentences(
+    part: Source, word: int | str | None, tag: int | str | None, form: Form
+) -> list[Sentence]:
+    """The sentences of one part of the data, with the tags as they are there."""
+    if not isinstance(part, File) or suffix_of(part.path) in _TABLES:
+        return _listed(part, word, tag, form)
+    return sentences(
+        part.path,
+        word=_number(part, word, 0, "--text-column"),
+        tag=_number(part, tag, -1, "--label-column"),
+        form=form,
+    )
+
+
+def _number(part: Source, place: int | str | None, default: int, flag: str) -> int:
+    """A column's number; negative ones count from the last."""
+    try:
+        return default if place is None else int(place)
+    except ValueError:
+        raise TaskError(
+            f"{flag} {place} is no number of a column, which {part} needs; count from 0, or from "
+            "-1 backwards."
+        ) from None
+
+
+def _listed(
+    part: Source, word: int | str | None, tag: int | str | None, form: Form
+) -> list[Sentence]:
+    """Sentences of a table whose rows hold a list of words and a list of tags."""
+    known = part.columns()
+    columns = [_column(part, word, WORDS, known, "--text-column")]
+    columns.append(_column(part, tag, TAGS, known, "--label-column"))
+    rejects = Rejects(str(part), skip=form.skip, at_once=False)
+    found: list[Sentence] = []
+    for place, cells in part.cells(columns, rejects):
+        odd = next((c for c, cell in zip(columns, cells, strict=True) if not _texts(cell)), None)
+        if odd is not None:
+            cell = cells[columns.index(odd)]
+            rejects.add(place, f"column {odd!r} holds {reprlib.repr(cell)}", _remedy(cell))
+        elif len(cells[0]) != len(cells[1]):
+            counts = f"{len(cells[0])} words and {len(cells[1])} tags"
+            rejects.add(place, counts, "give each word a tag")
+        else:
+            number = place.removeprefix(str(part)).removeprefix(":").removeprefix(", ")
+            found.append(Sentence(number, cells[0], cells[1], []))
+    rejects.settle(len(found))
+    if not found:
+        raise TaskError(f"{part}: no sentences; the file must hold at least one.")
+    return found
+
+
+def _column(
+    part: Source, name: int | str | None, defaults: Sequence[str], known: Sequence[str], flag: str
+) -> str:
+    if name is not None:
+        return str(name)
+    there = [column for column in defaults if column in known]
+    if not there:
+        raise TaskError(
+            f"{part}: no column {' or '.join(defaults)}; name one by {flag} (known are "
+            f"{', '.join(known)})."
+        )
+    return there[0]
+
+
+def _texts(cell: Any) -> bool:
+    return isinstance(cell, list) and bool(cell) and all(isinstance(c, str) and c for c in cell)
+
+
+def _remedy(cell: Any) -> str:
+    numbers = isinstance(cell, list) and any(isinstance(part, int) for part in cell)
+    return "give the tags by name" if numbers else "give a list of texts that are not empty"
 
 
 def _labels(types: Iterable[str]) -> tuple[str, ...]:
     return ("O", *(f"{letter}-{kind}" for kind in types for letter in "BI"))
 
 
-def _dataset(origin: Path, read: list[Sentence], labels: tuple[str, ...]) -> Dataset:
+def _dataset(
+    origin: Path | str, read: list[Sentence], labels: tuple[str, ...], *, skip: bool = False
+) -> Dataset:
     """Turn sentences, their tags in IOB2, into the columns of `Splits`."""
     indices = {label: index for index, label in enumerate(labels)}
+    types = [label[2:] for label in labels[1::2]]
+    rejects = Rejects(str(origin), skip=skip, at_once=False)
+    kept = []
     for sentence in read:
-        for place, tag in enumerate(sentence.tags):
-            if tag not in indices:
-                types = [label[2:] for label in labels[1::2]]
-                raise TaskError(
-                    f"{origin}:{sentence.line + place}: {unknown('type', tag[2:], types)}; correct "
-                    "the tag or remove the sentence."
-                )
+        odd = next((place for place, tag in enumerate(sentence.tags) if tag not in indices), None)
+        if odd is None:
+            kept.append(sentence)
+            continue
+        reason = unknown("type", sentence.tags[odd][2:], types)
+        rejects.add(sentence.place(origin, odd), reason, "correct the tag or remove the sentence")
+    rejects.settle(len(kept))
     return Dataset.from_dict(
         {
-            "words": [sentence.words for sentence in read],
-            "tags": [[indices[tag] for tag in sentence.tags] for sentence in read],
+            "words": [sentence.words for sentence in kept],
+            "tags": [[indices[tag] for tag in sentence.tags] for sentence in kept],
         },
         features=Features(words=List(Value("string")), tags=List(ClassLabel(names=list(labels)))),
     )
@@ -245,9 +349,9 @@ _SETS = (
 )
 
 
-def _load(spec: _Set, folder: Path | None) -> Splits:
+def _load(spec: _Set, folder: Path | None, form: Form = PLAIN) -> Splits:
     """Read the training and development parts, from the hub if no folder is given."""
-    train, dev = _from_hub(spec) if folder is None else _from_folder(spec, folder)
+    train, dev = _from_hub(spec) if folder is None else _from_folder(spec, folder, form)
     return Splits(train, {"dev": dev})
 
 
@@ -258,25 +362,25 @@ def _from_hub(spec: _Set) -> list[Dataset]:
         names = hub[split].features["ner_tags"].feature.names
         rows = zip(hub[split]["tokens"], hub[split]["ner_tags"], strict=True)
         found = [
-            Sentence(number, words, [names[index] for index in tags])
-            for number, (words, tags) in enumerate(rows)
+            Sentence(f"row {number}", words, [names[index] for index in tags], [])
+            for number, (words, tags) in enumerate(rows, start=1)
         ]
         origin = Path(f"{spec.hub}/{split}")
         read.append(_dataset(origin, in_iob2(origin, found, "iob1"), _labels(spec.types)))
     return read
 
 
-def _from_folder(spec: _Set, folder: Path) -> list[Dataset]:
-    files = from_folder(spec.name, _needed(spec), folder, spec.files)
-    return [_read(file, 0, -1, "iob1", _labels(spec.types)) for file in files]
+def _from_folder(spec: _Set, folder: Path, form: Form) -> list[Dataset]:
+    labels, read = _labels(spec.types), []
+    for file in from_folder(spec.name, _needed(spec), folder, spec.files):
+        found = sentences(file, word=0, tag=-1, form=form)
+        found = in_iob2(file, found, "iob1", skip=form.skip)
+        read.append(_dataset(file, found, labels, skip=form.skip))
+    return read
 
 
 def _needed(spec: _Set) -> str:
     return " and ".join(spec.files[0])
-
-
-def _read(path: Path, word: int, tag: int, scheme: Scheme, labels: tuple[str, ...]) -> Dataset:
-    return _dataset(path, in_iob2(path, sentences(path, word=word, tag=tag), scheme), labels)
 
 
 NER = tuple(

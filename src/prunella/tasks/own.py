@@ -1,0 +1,239 @@
+"""A user's own data, wherever it lies: files, a set that ``save_to_disk`` wrote, or the hub."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
+
+from prunella.tasks.base import TaskError
+from prunella.tasks.form import PLAIN, Form
+from prunella.tasks.reading import (
+    READERS,
+    at,
+    check_columns,
+    classes_of,
+    lines,
+    named,
+    names_of,
+    objects,
+    parquet_columns,
+    parts,
+    shards,
+)
+from prunella.tasks.rejects import Rejects
+from prunella.tasks.text import suffix_of
+
+TEXTS = (".txt", ".md", ".tokens", ".raw")  # of files whose every line is a text
+TRAIN, DEV = ("train",), ("dev", "validation")
+# Not a bare name: it is likelier that of a folder, mistyped, and asking the hub takes its time.
+_HUB = re.compile(r"[\w-][\w.-]*(/[\w.-]+(:[\w.-]+)?|:[\w.-]+)")
+_SAVED = ("dataset_dict.json", "state.json")  # in folders that `save_to_disk` wrote
+
+# Where a row is, and its cells in the order asked for.
+Cells = Iterator[tuple[str, list[Any]]]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file, or a table in several (see `reading.shards`), in one of the formats of `READERS`; or
+    one of plain text, whose lines are the cells of any one column.
+    """
+
+    path: Path
+    form: Form = PLAIN
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def cells(
+        self, columns: Sequence[str], rejects: Rejects | None = None, *, lazy: bool = False
+    ) -> Cells:
+        """The cells of the columns, row by row.
+
+        Args:
+            rejects: takes rows that are malformed; otherwise the first is an error.
+            lazy: read no more than is asked for; the first row then says which columns there are.
+
+        Raises:
+            TaskError: it cannot be read, or lacks a column.
+        """
+        for path in shards(self.path):
+            suffix = suffix_of(path)
+            if suffix in TEXTS:
+                yield from ((at(path, number), [line]) for number, line in lines(path, self.form))
+            elif lazy and suffix in (".json", ".jsonl"):
+                rows = objects(path, self.form, rejects)
+                yield from _picked(self, columns, ((at(path, n), row) for n, row in rows))
+            else:
+                read = READERS[suffix](path, columns, self.form, rejects)
+                yield from ((at(path, number), cells) for number, cells in read)
+
+    def columns(self) -> list[str]:
+        """The names of the columns of JSON or Parquet."""
+        path = shards(self.path)[0]
+        if suffix_of(path) == ".parquet":
+            return parquet_columns(path)
+        return list(dict.fromkeys(key for _, row in objects(path, self.form) for key in row))
+
+    def classes(self, column: str) -> tuple[str, ...] | None:
+        """The names of a column's classes in the order of their indices, if the file has them."""
+        return classes_of(shards(self.path)[0], column)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split of a set on disk or on the hub; may be a stream.
+
+    Attributes:
+        source: the folder, or the name.
+        split: of the set; empty where the folder holds one alone.
+    """
+
+    source: str
+    split: str
+    data: Dataset | IterableDataset
+
+    def __str__(self) -> str:
+        return self.source
+
+    def cells(
+        self, columns: Sequence[str], rejects: Rejects | None = None, *, lazy: bool = False
+    ) -> Cells:
+        """As `File.cells`; ``a.b`` is the field ``b`` of the column ``a``."""
+        data, names = self.data, self.data.column_names or []
+        tops = [column if column in names else column.partition(".")[0] for column in columns]
+        if set(tops) <= set(names):  # others may be large
+            data = data.select_columns(list(dict.fromkeys(tops)))
+        places = (f"{self.source}, {self.split} row {n}" for n in itertools.count(1))
+        if not self.split:
+            places = (f"{self.source}, row {n}" for n in itertools.count(1))
+        try:
+            rows = zip(places, map(_with_fields, data), strict=False)
+            for place, cells in _picked(self, columns, rows):
+                found = zip(columns, cells, strict=True)
+                yield place, [named(self._feature(column))(cell) for column, cell in found]
+        except TaskError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise TaskError(f"{self} cannot be read ({reason}); mend it or name another") from error
+
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return self.data.column_names or list(next(iter(self.data), {}))
+
+    def classes(self, column: str) -> tuple[str, ...] | None:
+        """As `File.classes`."""
+        return names_of(self._feature(column))
+
+    def _feature(self, column: str) -> Any:
+        return (self.data.features or {}).get(column)
+
+
+Source = File | Part
+
+
+def own(
+    data: Path | str,
+    form: Form = PLAIN,
+    *,
+    suffixes: tuple[str, ...] = tuple(READERS),
+    train: tuple[str, ...] = TRAIN,
+    dev: tuple[str, ...] = DEV,
+    streaming: bool = False,
+) -> tuple[Source, Source | None]:
+    """Find the part to train on and, where there is one, that for dev.
+
+    Args:
+        data: a file to train on; a folder with a file ``train`` and maybe one for dev; a folder
+            that ``save_to_disk`` wrote; or a set on the hub, ``owner/name`` or, where it has
+            several configurations, ``owner/name:configuration``.
+        suffixes: that files may have.
+        train, dev: names of the files, before their suffix.
+        streaming: read a set on the hub as it is needed.
+
+    Raises:
+        TaskError: it is not there or cannot be read, or has no part to train on.
+    """
+    path = Path(data)
+    if path.is_dir() and any((path / name).is_file() for name in _SAVED):
+        return _split(path, _saved(path))
+    named = _HUB.fullmatch(str(data)) and suffix_of(path) not in suffixes
+    if named and not path.exists():
+        return _split(path, _from_hub(str(data), streaming))
+    paths = parts(path, suffixes, train=train, dev=dev)
+    for path in paths:
+        if path and form.separator is not None and suffix_of(path) not in (".csv", ".tsv"):
+            raise TaskError(
+                f"--separator is for CSV and TSV files, and {path} is none; leave it out."
+            )
+    found, other = (path and File(path, form) for path in paths)
+    assert found is not None
+    return found, other
+
+
+def is_plain(source: Source) -> bool:
+    """Whether it is a file whose every line is a text."""
+    return isinstance(source, File) and suffix_of(source.path) in TEXTS
+
+
+def _saved(folder: Path) -> dict[str, Dataset]:
+    try:
+        found = load_from_disk(str(folder))
+    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise TaskError(f"{folder}: no sound set ({reason}); write it again.") from error
+    return dict(found) if isinstance(found, DatasetDict) else {"": found}
+
+
+def _from_hub(data: str, streaming: bool) -> dict[str, Any]:
+    name, _, configuration = data.partition(":")
+    how: dict[str, Any] = {"streaming": streaming}
+    try:
+        return dict(load_dataset(name, configuration or None, **how))
+    except (OSError, ValueError, RuntimeError) as error:
+        # no such set, or no network; several configurations; a script, which is not run
+        reason = " ".join(str(error).split())
+        raise TaskError(
+            f"{data} is no file or folder, and cannot be read from the hub ({reason}); give a file "
+            "or folder, or the name of a set there, owner/name or owner/name:configuration."
+        ) from error
+
+
+def _split(data: Path, splits: Mapping[str, Any]) -> tuple[Part, Part | None]:
+    if not {"", "train"} & splits.keys():
+        raise TaskError(f"{data} has no split train; found was {', '.join(map(str, splits))}.")
+    train = "" if "" in splits else "train"
+    dev = next((name for name in ("validation", "dev", "valid", "val") if name in splits), None)
+    return (
+        Part(str(data), train, splits[train]),
+        None if dev is None else Part(str(data), dev, splits[dev]),
+    )
+
+
+def _with_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the fields of its columns as columns ``a.b``."""
+    fields = {
+        f"{name}.{field}": value
+        for name, cell in row.items()
+        if isinstance(cell, dict)
+        for field, value in cell.items()
+    }
+    return {**row, **fields}
+
+
+def _picked(
+    source: Source, columns: Sequence[str], rows: Iterable[tuple[str, Mapping[str, Any]]]
+) -> Cells:
+    """The cells asked for; the first row says which columns there are."""
+    for number, (place, row) in enumerate(rows):
+        if number == 0:
+            check_columns(str(source), list(row), columns)
+        yield place, [row.get(column) for column in columns]
