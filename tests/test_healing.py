@@ -32,6 +32,7 @@ from prunella import (
     UsageError,
     VirtualTeacher,
 )
+from prunella.experiments.build import class_weights, weighted_loss
 from prunella.hf import PruningCallback, Trainer, class_columns
 
 
@@ -72,6 +73,10 @@ def ragged(count: int) -> Dataset:
 
 CASES: dict[str, tuple[Callable[[Path], nn.Module], Dataset]] = {
     "classification": (lambda f: classifier(f, num_labels=3), rows(32, lambda n: n % 3)),
+    "several labels": (
+        lambda f: classifier(f, num_labels=3, problem_type="multi_label_classification"),
+        rows(32, lambda n: [float(n % 2), float(n % 3 > 0), 0.0]),
+    ),
     "regression": (
         lambda f: classifier(f, num_labels=1, problem_type="regression"),
         rows(32, lambda n: n / 8),
@@ -126,6 +131,8 @@ def every_term(folder: Path, case: str) -> Callable[[nn.Module], list[Regularize
             SelfRegularization(model, 2.0, every=1),
             Distillation(teacher, hidden=0.1),
         ]
+        if case == "several labels":
+            return [*made, Smoothing(several=True)]
         return made if case == "regression" else [*made, Smoothing(), VirtualTeacher()]
 
     return terms
@@ -356,7 +363,7 @@ def test_classes_are_matched_by_name() -> None:
             class_columns(teacher, named("a", "b", "c"))
 
 
-def test_several_labels_a_row_are_refused(bert: Path, tmp_path: Path) -> None:
+def test_terms_that_do_not_fit_the_labels(bert: Path, tmp_path: Path) -> None:
     model = classifier(bert, num_labels=3, problem_type="multi_label_classification")
     trainer = Trainer(
         model,
@@ -364,7 +371,37 @@ def test_several_labels_a_row_are_refused(bert: Path, tmp_path: Path) -> None:
         train_dataset=rows(8, lambda n: [1.0, 0.0, 1.0]),
         regularizers=[Smoothing()],
     )
-    with pytest.raises(UsageError, match="one label a row"):
+    with pytest.raises(UsageError, match="several=True"):
         trainer.train()
     with pytest.raises(UsageError, match="score_gradient='both'"):
         Trainer(model, trainer.args, score_gradient="both")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("regularized", [False, True])
+def test_weighted_classes_accumulate_as_one_batch(
+    bert: Path, tmp_path: Path, regularized: bool
+) -> None:
+    labels = [0] * 24 + [1] * 6 + [2] * 2
+    weights = class_weights(labels, 4)
+    assert weights == pytest.approx([32 / 3 / 24, 32 / 3 / 6, 32 / 3 / 2, 32 / 3])
+    loss = {"compute_loss_func": weighted_loss(weights[:3])}
+
+    def terms(model: nn.Module) -> list[Regularizer]:
+        return [SelfRegularization(model, every=1)] if regularized else []
+
+    whole = trained(bert, "classification", tmp_path, terms, 8, 1, **loss)
+    parts = trained(bert, "classification", tmp_path, terms, 2, 4, **loss)
+    plain = trained(bert, "classification", tmp_path, terms, 8, 1)
+    start = CASES["classification"][0](bert).parameters()
+    assert not all(map(torch.equal, whole, plain))
+    for one, other, begin in zip(whole, parts, start, strict=True):
+        torch.testing.assert_close(one - begin, other - begin, rtol=1e-3, atol=5e-7)
+
+
+def test_the_weighted_loss_is_the_sum_of_its_rows() -> None:
+    logits, labels = torch.randn(4, 2), torch.tensor([0, 0, 0, 1])
+    rows = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    expected = (rows * torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0])).sum()
+    loss = weighted_loss(class_weights([0, 0, 0, 1], 2))
+    torch.testing.assert_close(loss({"logits": logits}, labels), expected / 4)
+    torch.testing.assert_close(loss({"logits": logits}, labels, 8), expected / 8)

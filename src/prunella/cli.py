@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from prunella import __version__
@@ -20,6 +21,8 @@ from prunella.experiments import build
 from prunella.experiments.config import LISTS, RunConfig, flags, parse
 from prunella.prunable import SCOPES
 from prunella.summary import LeftDense, told
+
+CLASSES = 20  # that are shown of a task with many
 
 USAGE = """usage: prunella COMMAND [flags]
 
@@ -96,6 +99,8 @@ def prune(arguments: Sequence[str]) -> None:
     if not result:  # one of several processes, of which the first tells
         return
     console.print(_table(result))
+    if by_class := result.get("by_class", {}).get("dev"):
+        console.print(_classes(by_class))
     if "max_drop" in result:
         console.print(_curve(result["max_drop"]))
         console.print(_verdict(result["max_drop"]))
@@ -340,7 +345,8 @@ def _table(result: dict[str, Any]) -> Table:
     for split, metrics in next(iter(runs.values()))["metrics"].items():
         for metric in metrics:
             cells = [f"{run['metrics'][split][metric]:.4f}" for run in runs.values()]
-            table.add_row(f"{split} {metric}", *cells)
+            part = "train sample" if split == "train" else split  # of as many rows as the holdout
+            table.add_row(f"{part} {metric}", *cells)
     cells = [f"{run['size_bytes'] / 1e6:.1f}" for run in runs.values()]
     table.add_row("weights on disk, MB", *cells)
     if speed := result.get("speed"):
@@ -354,6 +360,21 @@ def _table(result: dict[str, Any]) -> Table:
     table.add_row("seconds", *(f"{run['seconds']:.0f}" for run in runs.values()))
     left = list(runs.values())[-1].get("left_dense", ())
     table.caption = told([LeftDense(**each) for each in left]) or None
+    return table
+
+
+def _classes(found: dict[str, dict[str, float]]) -> Table:
+    """Figures of the classes on dev, of the largest where there are many."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("dev, by class")
+    for name in ("precision", "recall", "F1", "rows"):
+        table.add_column(name, justify="right")
+    shown = sorted(found.items(), key=lambda pair: -pair[1]["support"])[:CLASSES]
+    for name, figures in shown:
+        cells = [f"{figures[key]:.4f}" for key in ("precision", "recall", "f1")]
+        table.add_row(escape(name), *cells, f"{figures['support']:,}")
+    if len(found) > len(shown):
+        table.add_row(f"and {len(found) - len(shown)} more, in result.json")
     return table
 
 

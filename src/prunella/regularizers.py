@@ -47,28 +47,37 @@ class Predictions:
 
     Attributes:
         logits: [items, classes]; in regression the numbers, [items, outputs].
-        targets: [items] class indices, or [items, outputs] numbers; None where there are none.
+        targets: [items] class indices; [items, outputs] numbers, or with several labels an item
+            [items, classes] probabilities; None where there are none.
         real: [items, classes] bool, the classes there are: for the ends of spans, the positions
             that are no padding. None = all.
         numeric: whether this is regression.
+        several: whether an item has any number of labels: each class is a yes or no of its own,
+            with the probability σ(logit).
     """
 
     logits: Tensor
     targets: Tensor | None
     real: Tensor | None = None
     numeric: bool = False
+    several: bool = False
 
     @classmethod
-    def of(cls, outputs: Any, inputs: Mapping[str, Any]) -> Self:
+    def of(cls, outputs: Any, inputs: Mapping[str, Any], *, several: bool = False) -> Self:
         """Read them off a model's outputs (Transformers' kind, or a tensor) and its inputs.
 
         A causal language model is known by its outputs' name and predicts the next token. Without
         ``labels``, every token of the attention mask counts.
+
+        Args:
+            several: as the attribute; neither outputs nor inputs show it.
         """
         if hasattr(outputs, "start_logits"):
             return cls._of_spans(outputs, inputs)
         logits = outputs if isinstance(outputs, Tensor) else outputs.logits
         labels = inputs.get("labels")
+        if several:
+            return cls(logits, labels, several=True)
         if logits.dim() == 2:
             if logits.shape[1] == 1 or (labels is not None and labels.is_floating_point()):
                 targets = None if labels is None else labels.reshape(logits.shape)
@@ -99,8 +108,13 @@ class Predictions:
         return len(self.logits)
 
     def log_probabilities(self, temperature: float = 1.0) -> Tensor:
-        """[items, classes] in at least float32; 0 for classes that are not real."""
+        """[items, classes] in at least float32; 0 for classes that are not real.
+
+        With several labels [items, classes, 2]: of no and of yes.
+        """
         logits = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32)) / temperature
+        if self.several:
+            return functional.logsigmoid(torch.stack([-logits, logits], dim=-1))
         if self.real is None:
             return functional.log_softmax(logits, dim=-1)
         lowest = torch.finfo(logits.dtype).min  # of which the softmax is exactly 0
@@ -116,6 +130,8 @@ class Predictions:
 def task_loss(student: Predictions) -> Tensor:
     """[items]: cross-entropy with the targets; in regression the squared error.
 
+    With several labels the mean over classes, as Transformers' loss has it; so elsewhere here.
+
     Raises:
         UsageError: there are no targets.
     """
@@ -124,11 +140,16 @@ def task_loss(student: Predictions) -> Tensor:
     if student.numeric:
         return (student.logits - student.targets).square().mean(-1)
     logs = student.log_probabilities()
+    if student.several:
+        yes = student.targets.to(logs.dtype)
+        return -(logs * torch.stack([1 - yes, yes], dim=-1)).sum(-1).mean(-1)
     return -logs.gather(-1, student.targets[:, None].long()).squeeze(-1)
 
 
 def divergence(student: Predictions, teacher: Predictions, temperature: float = 1.0) -> Tensor:
     """[items]: T² KL(teacher ‖ student) at temperature T; in regression the squared difference.
+
+    With several labels the mean over classes of the divergences of yes and no.
 
     Source: Hinton, Vinyals & Dean 2015 (arXiv 1503.02531), section 2. No gradient reaches the
     teacher.
@@ -145,16 +166,19 @@ def divergence(student: Predictions, teacher: Predictions, temperature: float = 
         return (student.logits - teacher.logits.detach()).square().mean(-1)
     ours = student.log_probabilities(temperature)
     theirs = teacher.log_probabilities(temperature).detach()
-    return temperature**2 * (theirs.exp() * (theirs - ours)).sum(-1)  # what is not real adds 0
+    found = temperature**2 * (theirs.exp() * (theirs - ours)).sum(-1)  # what is not real adds 0
+    return found.mean(-1) if student.several else found
 
 
 def smoothing(student: Predictions, amount: float) -> Tensor:
     """[items]: what smoothed targets add to the cross-entropy with hard ones.
 
-    Targets become (1 - amount)·target + amount·uniform. Source: Szegedy et al. 2016 (arXiv
-    1512.00567), section 7.
+    Targets become (1 - amount)·target + amount·uniform; with several labels uniform is 1/2 for yes
+    and no each. Source: Szegedy et al. 2016 (arXiv 1512.00567), section 7.
     """
     logs = student.log_probabilities()
+    if student.several:
+        return amount * (-logs.mean(dim=(-1, -2)) - task_loss(student))
     uniform = -logs.sum(-1) / torch.as_tensor(student.classes, device=logs.device).reshape(-1)
     return amount * (uniform - task_loss(student))
 
@@ -178,10 +202,13 @@ def virtual_teacher(student: Predictions, right: float) -> Predictions:
 def confidence(student: Predictions) -> Tensor:
     """[items]: 1 - H/log C, from 0 (uniform) to 1 (certain); no gradient.
 
-    The weight of self-regularization as PINS was released.
+    With several labels the mean over classes, C = 2. The weight of self-regularization as PINS was
+    released.
     """
     logs = student.log_probabilities().detach()
     entropy = -(logs.exp() * logs).sum(-1)
+    if student.several:
+        return (1 - entropy / math.log(2)).mean(-1)
     classes = torch.as_tensor(student.classes, dtype=logs.dtype, device=logs.device)
     return 1 - entropy / classes.reshape(-1).log()
 
@@ -229,17 +256,27 @@ class Smoothing(Regularizer):
 
     Args:
         amount: the part, in [0, 1).
+        several: whether rows have any number of labels; then it is spread over yes and no of each.
     """
 
     amount: float = 0.1
+    several: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.amount < 1:
             raise UsageError(f"smoothing amount={self.amount} is outside [0, 1); 0.1 is usual")
 
     def __call__(self, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
-        student = _classes("label smoothing", outputs, inputs)
+        student = _classes("label smoothing", outputs, inputs, self.several)
         return _mean(smoothing(student, self.amount))
+
+    def begin(self, model: nn.Module) -> None:
+        if _has_several(model) != self.several:
+            kind = "any number of labels" if _has_several(model) else "one label"
+            raise UsageError(
+                f"Smoothing(several={self.several}) does not fit a model whose rows have {kind}; "
+                f"give several={not self.several}"
+            )
 
 
 @dataclass(frozen=True)
@@ -262,6 +299,13 @@ class VirtualTeacher(Regularizer):
                 f"the virtual teacher's right={self.right} is outside (0, 1); 0.9 is usual"
             )
         _check_scale(self.weight, self.temperature)
+
+    def begin(self, model: nn.Module) -> None:
+        if _has_several(model):
+            raise UsageError(
+                "a virtual teacher is sure of one class and spreads the rest over the others; "
+                "where each label is a yes or no of its own that is label smoothing, so take that"
+            )
 
     def __call__(self, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
         student = _classes("a virtual teacher", outputs, inputs)
@@ -316,10 +360,11 @@ class SelfRegularization(Regularizer):
             self.take()
 
     def __call__(self, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
-        student = Predictions.of(outputs, inputs)
+        several = _has_several(self.snapshot.original)
+        student = Predictions.of(outputs, inputs, several=several)
         if self.snapshot.model is None:
             return student.logits.new_zeros(())
-        teacher = Predictions.of(_ask(self.snapshot.model, inputs), inputs)
+        teacher = Predictions.of(_ask(self.snapshot.model, inputs), inputs, several=several)
         term = divergence(student, teacher, self.temperature)
         if self.weight != "adaptive":
             return self.weight * _mean(term)
@@ -386,6 +431,12 @@ class Distillation(Regularizer):
         Raises:
             UsageError: what the two models compute cannot be compared.
         """
+        ours, theirs = _has_several(model), _has_several(self.teacher)
+        if ours != theirs and (ours or _problem(model) is not None):
+            raise UsageError(
+                "of teacher and student one has any number of labels a row and the other one "
+                "label; give a teacher of the same task, or correct problem_type in its config"
+            )
         check_fit(
             unwrap(model),
             unwrap(self.teacher),
@@ -397,8 +448,9 @@ class Distillation(Regularizer):
 
     def __call__(self, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
         theirs = _ask(self.teacher, inputs, **self.asks)
-        student = Predictions.of(outputs, inputs)
-        teacher = Predictions.of(theirs, inputs)
+        several = _has_several(self.teacher)
+        student = Predictions.of(outputs, inputs, several=several)
+        teacher = Predictions.of(theirs, inputs, several=several)
         if self.columns is not None:
             teacher = replace(teacher, logits=teacher.logits[..., self.columns])
         elif is_vocabulary(unwrap(self.teacher), teacher.logits.shape[-1]):
@@ -445,11 +497,27 @@ def _check_scale(weight: float, temperature: float) -> None:
         raise UsageError(f"temperature={temperature} must be a number greater than 0")
 
 
-def _classes(what: str, outputs: Any, inputs: Mapping[str, Any]) -> Predictions:
-    student = Predictions.of(outputs, inputs)
+def _classes(
+    what: str, outputs: Any, inputs: Mapping[str, Any], several: bool = False
+) -> Predictions:
+    student = Predictions.of(outputs, inputs, several=several)
     if student.numeric:
-        raise UsageError(f"{what} spreads probability over classes, and regression has none")
+        raise UsageError(
+            f"{what} spreads probability over classes, and regression has none (of several "
+            "labels a row, tell Smoothing(several=True))"
+        )
     return student
+
+
+def _has_several(model: nn.Module) -> bool:
+    """Whether rows have any number of labels."""
+    return _problem(model) == "multi_label_classification"
+
+
+def _problem(model: nn.Module) -> str | None:
+    """What a Transformers model's config says of its labels, if it does."""
+    found: str | None = getattr(getattr(unwrap(model), "config", None), "problem_type", None)
+    return found
 
 
 @torch.no_grad()

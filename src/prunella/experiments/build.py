@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from prunella.allocation import NM, Block, Element, Global, PerMatrix
 from prunella.criteria import Criterion, Random, named
@@ -119,13 +122,15 @@ def terms(
             f"snapshot_every={config.snapshot_every} gives no snapshot before the end of a run of "
             f"{steps} steps; lower it"
         )
+    kind = getattr(model.config, "problem_type", None)
+    several = kind == "multi_label_classification"
     made: list[Regularizer] = []
     if "self" in config.regularize:
         made.append(SelfRegularization(model, config.self_weight, config.temperature, every))
     if teacher is not None:
         made.append(distillation(config, teacher))
     if "smoothing" in config.regularize:
-        made.append(Smoothing(config.smoothing))
+        made.append(Smoothing(config.smoothing, several))
     if "virtual-teacher" in config.regularize:
         made.append(VirtualTeacher(config.virtual_teacher))
     return made
@@ -140,6 +145,29 @@ def distillation(config: RunConfig, teacher: Mapping[str, Any]) -> Distillation:
         attention=config.distill_attention,
         **teacher,
     )
+
+
+def class_weights(labels: Sequence[int], classes: int) -> list[float]:
+    """For each class the rows that it would have if all had as many, over those it has."""
+    counts = np.bincount(np.asarray(labels), minlength=classes)
+    return (len(labels) / np.count_nonzero(counts) / np.maximum(counts, 1)).tolist()
+
+
+def weighted_loss(weights: Sequence[float]) -> Callable[..., Tensor]:
+    """Cross-entropy of rows weighted by their classes, as ``compute_loss_func`` of a Trainer.
+
+    The sum is divided by the number of rows, not by that of their weights: so several batches
+    accumulated give the gradient of one.
+    """
+
+    def loss(
+        outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        weight = torch.tensor(weights, device=labels.device)
+        rows = cross_entropy(outputs["logits"].float(), labels, weight, reduction="sum")
+        return rows / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
 
 
 def in_steps(value: int | float, steps: int) -> int:

@@ -126,8 +126,9 @@ class RunConfig:
 
     text_column: str | None = None
     """Column of the texts, by default "text"; for ner/columns the number of the words' column,
-    by default 0, and in tables its name, by default "tokens" or "words"; for chat that of the lists of messages, by default "messages", "conversations",
-    or "prompt" with "completion" or "response"."""
+    by default 0, and in tables its name, by default "tokens" or "words"; for chat that of the
+    lists of messages, by default "messages", "conversations", or "prompt" with "completion" or
+    "response"."""
 
     train_on: Literal["assistant", "all"] | None = None
     """Tokens of a conversation that chat learns: the assistant's alone, which is the default, or
@@ -148,6 +149,10 @@ class RunConfig:
 
     positive_class: str | None = None
     """Of two classes the one that F1 is of; by default the second."""
+
+    class_weights: Literal["balanced"] | None = None
+    """Weight the loss of each row by its class, so that all classes count alike; for tasks of one
+    class a row."""
 
     source_column: str | None = None
     """Column of what is read, for text2text; by default "source"."""
@@ -352,7 +357,7 @@ class RunConfig:
     """Write no sequence of so many tokens twice; by default 0, which allows all."""
 
     metric: str | None = None
-    """The metric that choices are made by; by default the task's first."""
+    """The metric that choices are made by, such as macro_f1; by default the task's first."""
 
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 trains under autocast; weights and scores stay float32."""
@@ -468,6 +473,12 @@ class RunConfig:
             raise UsageError(
                 "--regularize distill needs a teacher; give a fine-tuned model by --teacher DIR"
             )
+        unweighted = "smoothing" in self.regularize or self.self_weight == "adaptive"
+        if self.class_weights is not None and unweighted:
+            raise UsageError(
+                "--class-weights weights the task loss, and --regularize smoothing and "
+                "--self-weight adaptive take off that loss without weights; leave one of them out"
+            )
         if self.self_weight != "adaptive" and not 0 <= self.self_weight < math.inf:
             raise UsageError(f"self_weight={self.self_weight} must be a number from 0 on")
 
@@ -550,11 +561,15 @@ class RunConfig:
         return {n: list(v) if isinstance(v, tuple) else v for n, v in settings.items()}
 
     def differences(self, others: Mapping[str, Any]) -> list[str]:
-        """Where other settings would compute something else, as ``name=theirs, not ours``."""
+        """Where other settings would compute something else, as ``name=theirs, not ours``.
+
+        What they lack, as those of earlier versions do, is at its default.
+        """
+        theirs = RunConfig().settings() | dict(others)
         return [
-            f"{name}={others.get(name)}, not {value}"
+            f"{name}={theirs[name]}, not {value}"
             for name, value in self.settings().items()
-            if name not in ASIDE and others.get(name) != value
+            if name not in ASIDE and theirs[name] != value
         ]
 
     def to_yaml(self) -> str:

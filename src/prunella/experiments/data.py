@@ -64,6 +64,9 @@ def task(config: RunConfig) -> Task:
         if getattr(config, name) and config.task not in names and not unlabelled:
             raise _misplaced(config, name, f"is for {', '.join(names)}")
     found = _own(config) if config.task in tasks.OWN else _public(config)
+    single = isinstance(found, Classification) and found.labels is not None
+    if config.class_weights is not None and not single:
+        raise _misplaced(config, "class_weights", "is for tasks of one class a row")
     if config.metric is not None and config.metric not in found.metrics:
         raise UsageError(unknown("metric", config.metric, found.metrics))
     return _set(config, found)

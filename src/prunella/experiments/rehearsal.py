@@ -118,7 +118,8 @@ def rehearse(
                 f"probabilities of classes, and {config.task} is a regression; leave it out"
             )
     check_trackers(config.report_to)
-    build.terms(config, model, None, steps)
+    for term in build.terms(config, model, None, steps):
+        term.begin(model)
     if config.criterion != "dense":
         optimizer = torch.optim.SGD(model.parameters())
         settings = build.pruning(config, models.masks(config, model))

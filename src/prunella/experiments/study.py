@@ -109,7 +109,16 @@ class Study:
             "truncate": reader.truncate,
             "metric": self.headline,
             "lower_is_better": self.minimize,
+            "class_weights": self._class_weights,
         }
+
+    @property
+    def _class_weights(self) -> list[float] | None:
+        """Of the task's loss, in the order of the classes."""
+        if self.config.class_weights is None:
+            return None
+        assert self.task.classes is not None
+        return build.class_weights(self.data.train["labels"], len(self.task.classes))
 
     # --- training ----------------------------------------------------------------------------
 
@@ -182,6 +191,7 @@ class Study:
             (term,) = (term for term in terms if isinstance(term, SelfRegularization))
             metric = f"eval_{split}_{self.headline}"
             callbacks.append(SnapshotOfBest(term, metric, -1 if self.minimize else 1))
+        weights = self._class_weights
         trainer = CheckedTrainer(
             model,
             _arguments(config, folder, self.steps, self.headline, self.minimize),
@@ -194,6 +204,7 @@ class Study:
             regularizers=terms,
             score_gradient=config.score_gradient,
             unlabelled=self.data.unlabelled,
+            compute_loss_func=None if weights is None else build.weighted_loss(weights),
         )
         trainer.remove_callback(PrinterCallback)
         resumed = None if checkpoint is None else str(checkpoint)
@@ -250,6 +261,8 @@ class Study:
         prunable, _ = find_prunable(model, **build.chosen(self.config))
         figures = {
             "metrics": {name: self.task.score(part) for name, part in found.items()},
+            "metrics_of": {name: len(self.data.splits[name].rows) for name in found},
+            "by_class": {name: self.task.by_class(part) for name, part in found.items()},
             **self._count(model, saved),
             "left_dense": [asdict(left) for left in left_dense(model, prunable)],
             "flops": self._flops(model),

@@ -51,7 +51,7 @@ class Trainer(transformers.Trainer):
             labelled ones, in order and over again; terms that need no labels apply to them too.
 
     Raises:
-        UsageError: (from ``train``) regularizers under DataParallel or for several labels a row;
+        UsageError: (from ``train``) regularizers under DataParallel, or that do not fit the labels;
             a checkpoint without their state.
         Diverged: the loss is no longer finite, naming the step; the last checkpoint written before
             it is still good.
@@ -155,9 +155,6 @@ class Trainer(transformers.Trainer):
         heeded = self.model_accepts_loss_kwargs and items is not None
         return heeded or self.compute_loss_func is not None
 
-    def _problem(self) -> str | None:
-        return getattr(getattr(self.model, "config", None), "problem_type", None)
-
     def _show(self, task: Tensor, items: Tensor | int | None) -> None:
         """Show the criterion, if there is one, the gradient of the task loss."""
         callbacks = self.callback_handler.callbacks
@@ -191,8 +188,6 @@ class Trainer(transformers.Trainer):
                 "regularizers do not work under DataParallel; start with torchrun or accelerate "
                 "launch, or use one device"
             )
-        if self.regularizers and self._problem() == "multi_label_classification":
-            raise UsageError("regularizers need one label a row; this model has several")
         if self.score_gradient == "task" and self.args.torch_compile:
             raise UsageError(
                 "score_gradient='task' needs two backward passes through one graph, which compiled "

@@ -38,6 +38,8 @@ from prunella.report.summands import Summands
 ENOUGH_SEEDS = 5
 NAMES = {"bleu": "BLEU", "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2"}
 NAMES |= {"rougeL": "ROUGE-L", "f1": "F1", "mcc": "MCC"}
+NAMES |= {"micro_f1": "micro F1", "macro_f1": "macro F1"}
+NAMES |= {"micro_ap": "micro average precision", "macro_ap": "macro average precision"}
 NAMES |= {"pearson": "Pearson's r", "spearman": "Spearman's ρ"}
 
 Pair = tuple[Cell, Cell, str]

@@ -98,15 +98,21 @@ class Comparison:
 
 FRACTIONS = (
     "accuracy",
+    "balanced_accuracy",
     "exact_match",
     "f1",
     "has_answer_f1",
+    "macro_ap",
+    "macro_f1",
     "mcc",
+    "micro_ap",
+    "micro_f1",
     "no_answer_f1",
     "pearson",
     "precision",
     "recall",
     "spearman",
+    "subset_accuracy",
 )
 
 

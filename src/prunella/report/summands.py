@@ -98,28 +98,77 @@ def _accuracy(records: Sequence[Record]) -> Summands:
     return _mean_of(predictions == labels)
 
 
-def _confusion(records: Sequence[Record]) -> np.ndarray:
-    """Of two classes: true and false positives, true and false negatives."""
-    said, right = _classes(records)
-    pairs = ((1, 1), (1, 0), (0, 0), (0, 1))
-    return np.stack([(said == a) & (right == b) for a, b in pairs], axis=1).astype(np.float64)
-
-
 def _f1_of_class_1(records: Sequence[Record]) -> Summands:
-    def metric(sums: np.ndarray) -> np.ndarray:
-        tp, fp, _, fn = np.moveaxis(sums, -1, 0)
-        return ratio(2 * tp, 2 * tp + fp + fn)
-
-    return Summands(_confusion(records), metric)
+    said, right = _classes(records)
+    counts = [(said == 1) & (right == 1), said == 1, right == 1]
+    return Summands(np.stack(counts, axis=1).astype(np.float64), _f1_of_counts)
 
 
-def _mcc(records: Sequence[Record]) -> Summands:
-    def metric(sums: np.ndarray) -> np.ndarray:
-        tp, fp, tn, fn = np.moveaxis(sums, -1, 0)
-        norm = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-        return ratio(tp * tn - fp * fn, norm)
+def _f1_of_counts(sums: np.ndarray) -> np.ndarray:
+    """From what is right of what is said, what is said, and what is to be."""
+    return ratio(2 * sums[..., 0], sums[..., 1] + sums[..., 2])
 
-    return Summands(_confusion(records), metric)
+
+def _by_class(metric: Metric) -> Callable[[Sequence[Record]], Summands]:
+    """By the counts of every class, (..., 3, classes): found, said and right."""
+
+    def rule(records: Sequence[Record]) -> Summands:
+        said, right = _classes(records)
+        width = len(records[0]["logits"])
+        ours, theirs = (np.eye(width)[part] for part in (said, right))
+        rows = np.concatenate([ours * theirs, ours, theirs], axis=1)
+        return _counted(rows, metric)
+
+    return rule
+
+
+def _counted(rows: np.ndarray, metric: Metric) -> Summands:
+    shape = (3, rows.shape[1] // 3)
+    return Summands(rows, lambda sums: metric(sums.reshape(*sums.shape[:-1], *shape)))
+
+
+def _macro_f1(counts: np.ndarray) -> np.ndarray:
+    found, said, right = np.moveaxis(counts, -2, 0)
+    there = (said + right > 0).sum(axis=-1)
+    return ratio(ratio(2 * found, said + right).sum(axis=-1), there)
+
+
+def _balanced_accuracy(counts: np.ndarray) -> np.ndarray:
+    found, _, right = np.moveaxis(counts, -2, 0)
+    return ratio(ratio(found, right).sum(axis=-1), (right > 0).sum(axis=-1))
+
+
+def _mcc(counts: np.ndarray) -> np.ndarray:
+    # Gorodkin 2004: of two classes it is Matthews' own.
+    found, said, right = np.moveaxis(counts, -2, 0)
+    rows = right.sum(axis=-1)
+    spread = [rows**2 - (part**2).sum(axis=-1) for part in (said, right)]
+    both = found.sum(axis=-1) * rows - (said * right).sum(axis=-1)
+    return ratio(both, np.sqrt(spread[0] * spread[1]))
+
+
+# --- several labels a row ----------------------------------------------------------------------
+
+
+def _by_label(metric: Metric) -> Callable[[Sequence[Record]], Summands]:
+    def rule(records: Sequence[Record]) -> Summands:
+        parts = ([record[key] for record in records] for key in ("said", "labels"))
+        said, right = (np.array(part, np.float64) for part in parts)
+        return _counted(np.concatenate([said * right, said, right], axis=1), metric)
+
+    return rule
+
+
+def _micro_f1(counts: np.ndarray) -> np.ndarray:
+    return _f1_of_counts(counts.sum(axis=-1))
+
+
+def _macro_f1_of_labels(counts: np.ndarray) -> np.ndarray:
+    return _f1_of_counts(np.moveaxis(counts, -2, -1)).mean(axis=-1)
+
+
+def _subset_accuracy(records: Sequence[Record]) -> Summands:
+    return _mean_of([record["said"] == record["labels"] for record in records])
 
 
 def _grades(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
@@ -270,9 +319,16 @@ _FAMILIES: dict[frozenset[str], dict[str, Callable[[Sequence[Record]], Summands]
     frozenset({"logits", "label"}): {
         "accuracy": _accuracy,
         "f1": _f1_of_class_1,
-        "mcc": _mcc,
+        "macro_f1": _by_class(_macro_f1),
+        "balanced_accuracy": _by_class(_balanced_accuracy),
+        "mcc": _by_class(_mcc),
         "pearson": _pearson,
         "spearman": _spearman,
+    },
+    frozenset({"logits", "labels", "said"}): {  # average precision is no function of sums
+        "micro_f1": _by_label(_micro_f1),
+        "macro_f1": _by_label(_macro_f1_of_labels),
+        "subset_accuracy": _subset_accuracy,
     },
     frozenset({"prediction", "answers"}): {
         "f1": _answers_f1,

@@ -1,6 +1,6 @@
 """One or two sentences and any number of labels: each is a yes or no of its own.
 
-Rows have the columns `text`, `pair` (tasks on sentence pairs only) and `labels`: lists of class
+Rows have the columns `text`, `pair` (tasks on sentence pairs only) and `label`: lists of class
 indices, which may be empty.
 """
 
@@ -70,8 +70,8 @@ class Multilabel(Task):
 
     def features(self, rows: Columns, reader: Reader, *, training: bool) -> Columns:
         columns = inputs(rows, reader, self.pair)
-        if "labels" in rows:
-            columns["labels"] = self._targets(rows["labels"]).tolist()
+        if "label" in rows:
+            columns["labels"] = self._targets(rows["label"]).tolist()
         return columns
 
     def _targets(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
@@ -93,7 +93,7 @@ class Multilabel(Task):
 
     def records(self, rows: Dataset, features: Dataset, outputs: list[Any]) -> list[Record]:
         least = float(np.log(self.label_threshold / (1 - self.label_threshold)))
-        targets = self._targets(rows["labels"]).astype(int).tolist()
+        targets = self._targets(rows["label"]).astype(int).tolist()
         return [
             {"labels": right, "said": [int(logit >= least) for logit in logits], "logits": logits}
             for right, logits in zip(targets, outputs, strict=True)
@@ -120,7 +120,7 @@ class Multilabel(Task):
             micro.nan_to_num(0.0),
             each[present].mean().nan_to_num(0.0),
         )
-        return dict(zip(self.metrics, map(float, values), strict=True))
+        return {name: abs(float(value)) for name, value in zip(self.metrics, values, strict=True)}
 
     def by_class(self, records: Sequence[Record]) -> dict[str, dict[str, float]]:
         _, said, right = self._tensors(records)

@@ -319,10 +319,10 @@ def _dataset(
     columns = [[row.texts[place] for row in kept] for place in range(width)]
     texts = dict(zip(("text", "pair"), columns, strict=False))
     kind = Value("float32") if names is None else ClassLabel(names=list(names))
-    label = {"labels": List(kind)} if several else {"label": kind}
+    features = {name: Value("string") for name in texts}
     return Dataset.from_dict(
-        texts | {next(iter(label)): values},
-        features=Features({name: Value("string") for name in texts} | label),
+        texts | {"label": values},
+        features=Features(features | {"label": List(kind) if several else kind}),
     )
 
 
