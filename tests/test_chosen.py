@@ -290,6 +290,9 @@ def test_metrics_can_be_computed_from_the_predictions(start: Start, tmp_path: Pa
         ("--scheme iob1", ["--scheme is for ner/columns"]),
         ("--streaming --max-steps 3", ["--streaming is for text2text", "lm/causal"]),
         ("--label-separator ;", ["--label-separator is for multilabel"]),
+        ("--class-weights balanced --regularize smoothing", ["--class-weights", "smoothing"]),
+        ("--task lm/causal --class-weights balanced", ["--class-weights is for tasks of one"]),
+        ("--task d2t/e2e --skip-bad-rows", ["--skip-bad-rows is for files of your own"]),
         ("--positive-class maybe", ["--positive-class maybe", "unknown class"]),
         ("--encoding utf-99", ["--encoding utf-99 is none that Python knows"]),
         ("--separator ab", ["--separator 'ab' must be one character"]),
@@ -331,3 +334,26 @@ def test_tasks_that_do_not_fit_the_model(
     assert start("out", "--data", data, model=model, task=task) == 2
     assert_refused(capfd, words)
     assert not (tmp_path / "out").exists()
+
+
+def test_classes_that_are_weighted_and_chosen_on(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{word} word{n},{word}" for n in range(60) for word in ("good", "bad")[: 1 + (n < 9)]]
+    (tmp_path / "few.csv").write_text("\n".join(["text,label", *rows, ",good"]))
+    data = ["--data", str(tmp_path / "few.csv"), "--skip-bad-rows"]
+    flags = ["--class-weights", "balanced", "--metric", "macro_f1", "--positive-class", "bad"]
+    flags += ["--keep", "best"]
+    assert start("out", *data, *flags, "--criterion", "magnitude") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "F1 is of the class bad; the loss weights rows by their class" in said
+    assert "train sample balanced_accuracy" in said and "dev, by class precision" in said
+    found = result_of(tmp_path / "out")
+    assert (found["task"]["positive"], found["task"]["metric"]) == ("bad", "macro_f1")
+    weights = found["task"]["class_weights"]
+    assert len(weights) == 2 and weights[0] < 1 < weights[1]  # good, bad
+    assert found["metrics_of"]["train"] == found["metrics_of"]["holdout"]
+    f1 = [figures["f1"] for figures in found["by_class"]["dev"].values()]
+    assert found["metrics"]["dev"]["macro_f1"] == pytest.approx(sum(f1) / 2)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert list(config["id2label"].values()) == ["good", "bad"]

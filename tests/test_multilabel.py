@@ -32,7 +32,8 @@ from prunella.tasks import Multilabel, Reader, TaskError, table
 from prunella.tasks.form import Form
 
 LABELS = ("billing", "other", "urgent")
-RAMP = "--batch-size 8 --max-steps 12 --begin 2 --end 8 --every 2 --check-every 4 --sparsity 0.5 --criterion magnitude"
+RAMP = "--batch-size 8 --max-steps 12 --begin 2 --end 8 --every 2 --check-every 4"
+RAMP += " --sparsity 0.5 --criterion magnitude"
 
 
 def write(path: Path, rows: list[tuple[str, Any]]) -> Path:

@@ -16,8 +16,10 @@ import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Value
 from pyarrow import parquet
+from sklearn import metrics
 
-from prunella.tasks import Classification, TaskError, cut_holdout
+from prunella.tasks import Classification, Splits, TaskError, cut_holdout
+from prunella.tasks.classification import MEASURES
 from prunella.tasks.table import table, texts
 
 Kind = Literal["classification", "regression"]
@@ -481,3 +483,32 @@ def test_texts_without_labels(tmp_path: Path) -> None:
     ):
         with pytest.raises(TaskError, match=words):
             texts(tmp_path / file, columns)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_metrics_of_many_classes_are_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    names = tuple("abcde")
+    task = Classification(
+        "classification", lambda _: Splits(Dataset.from_dict({}), {}), names, MEASURES[False], False
+    )
+    for _ in range(20):
+        right = rng.choice(5, size=12, p=[0.6, 0.2, 0.1, 0.1, 0])
+        logits = rng.normal(size=(12, 5)) + np.eye(5)[right]
+        said = logits.argmax(axis=1)
+        assert task.evaluate(logits, right) == pytest.approx(
+            {
+                "accuracy": metrics.accuracy_score(right, said),
+                "macro_f1": metrics.f1_score(right, said, average="macro"),
+                "balanced_accuracy": metrics.balanced_accuracy_score(right, said),
+                "mcc": metrics.matthews_corrcoef(right, said),
+            }
+        )
+        pairs = zip(logits.tolist(), right.tolist(), strict=True)
+        records = [{"logits": one, "label": label} for one, label in pairs]
+        expected = metrics.precision_recall_fscore_support(
+            right, said, labels=range(5), zero_division=0
+        )
+        for index, figures in enumerate(task.by_class(records).values()):
+            assert list(figures.values()) == pytest.approx([part[index] for part in expected])
+    assert task.by_class([]) == {}

@@ -108,7 +108,8 @@ def _public(config: RunConfig) -> Task:
     if config.task == "demo" or config.task.startswith("d2t/"):
         flag = "encoding" if config.encoding else "skip_bad_rows"
         raise _misplaced(config, flag, "is for files of your own, of glue, qa and ner")
-    return replace(found, load=partial(found.load, form=form))
+    load: Any = found.load  # of these families takes a form, too
+    return replace(found, load=partial(load, form=form))
 
 
 def _own(config: RunConfig) -> Task:
@@ -153,7 +154,7 @@ def _own(config: RunConfig) -> Task:
     if config.task == "ner/columns":
         word, tag = config.text_column, config.label_column
         return tasks.columns(data, word=word, tag=tag, scheme=config.scheme, form=form)
-    kind = next(name for name in _TABLES if name == config.task)
+    kind: Any = config.task
     return tasks.table(
         kind,
         data,

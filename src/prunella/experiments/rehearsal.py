@@ -16,7 +16,7 @@ from prunella.experiments.progress import check_trackers
 from prunella.prunable import find_prunable
 from prunella.pruner import Pruner
 from prunella.summary import left_dense, told
-from prunella.tasks import Reader, Task
+from prunella.tasks import OWN, Classification, Reader, Task
 from prunella.tasks.base import positions
 
 
@@ -47,8 +47,8 @@ def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) 
         f"{_short(total)} parameters ({_short(total - trained)} frozen), {goal}; "
         f"{config.steps(data.examples):,} steps of "
         f"{config.batch_size} on {_trained_on(data)}; {rows['holdout']:,} rows of train held "
-        f"out; dev ({devs} rows) is {use}{_overlap(data)}{_cut(data)}{_left_out(task, data)}"
-        f"{_spelled(data)}"
+        f"out; dev ({devs} rows) is {use}{_classes(config, task)}{_overlap(data)}{_cut(data)}"
+        f"{_left_out(task, data)}{_spelled(data)}"
     )
 
 
@@ -62,6 +62,16 @@ def _trained_on(data: Data) -> str:
     if rows is None:
         return "rows read as needed"
     return f"{rows:,} rows" + ("" if rows == data.examples else f" ({data.examples:,} examples)")
+
+
+def _classes(config: RunConfig, task: Task) -> str:
+    """What is special about the classes, where the user's data has made them."""
+    said = []
+    if isinstance(task, Classification) and config.task in OWN and task.positive:
+        said.append(f"; F1 is of the class {task.positive}")
+    if config.class_weights is not None:
+        said.append("; the loss weights rows by their class, so that all classes count alike")
+    return "".join(said)
 
 
 def _overlap(data: Data) -> str:

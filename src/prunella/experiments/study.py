@@ -118,7 +118,7 @@ class Study:
         if self.config.class_weights is None:
             return None
         assert self.task.classes is not None
-        return build.class_weights(self.data.train["labels"], len(self.task.classes))
+        return build.class_weights(list(self.data.train["labels"]), len(self.task.classes))
 
     # --- training ----------------------------------------------------------------------------
 

@@ -134,7 +134,7 @@ class Part:
         return names_of(self._feature(column))
 
     def _feature(self, column: str) -> Any:
-        return (self.data.features or {}).get(column)
+        return dict(self.data.features or {}).get(column)
 
 
 Source = File | Part
@@ -168,15 +168,13 @@ def own(
     named = _HUB.fullmatch(str(data)) and suffix_of(path) not in suffixes
     if named and not path.exists():
         return _split(path, _from_hub(str(data), streaming))
-    paths = parts(path, suffixes, train=train, dev=dev)
-    for path in paths:
-        if path and form.separator is not None and suffix_of(path) not in (".csv", ".tsv"):
+    train_file, dev_file = parts(path, suffixes, train=train, dev=dev)
+    for file in (train_file, *([dev_file] if dev_file else [])):
+        if form.separator is not None and suffix_of(file) not in (".csv", ".tsv"):
             raise TaskError(
-                f"--separator is for CSV and TSV files, and {path} is none; leave it out."
+                f"--separator is for CSV and TSV files, and {file} is none; leave it out."
             )
-    found, other = (path and File(path, form) for path in paths)
-    assert found is not None
-    return found, other
+    return File(train_file, form), File(dev_file, form) if dev_file else None
 
 
 def is_plain(source: Source) -> bool:
@@ -190,7 +188,9 @@ def _saved(folder: Path) -> dict[str, Dataset]:
     except (OSError, ValueError, LookupError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise TaskError(f"{folder}: no sound set ({reason}); write it again.") from error
-    return dict(found) if isinstance(found, DatasetDict) else {"": found}
+    if isinstance(found, DatasetDict):
+        return {str(split): part for split, part in found.items()}
+    return {"": found}
 
 
 def _from_hub(data: str, streaming: bool) -> dict[str, Any]:

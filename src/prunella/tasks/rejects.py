@@ -68,5 +68,6 @@ class Rejects:
         reason, remedy = self._said[0]
         rest = f"; {self._first(1)}" if len(self.places) > 1 else ""
         count = "" if total is None else f"; {len(self.places)} of {total} rows cannot be used"
-        skip = "" if self.skip else f", or have such rows left out by {SKIP}"
+        none = self.skip or total == len(self.places)  # would be left
+        skip = "" if none else f", or have such rows left out by {SKIP}"
         return TaskError(f"{self.places[0]}: {reason}; {remedy}{skip}{count}{rest}.")

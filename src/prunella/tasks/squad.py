@@ -65,7 +65,7 @@ def _find(name: str, folder: Path, part: str, version: str) -> Path:
 def _read(path: Path, name: str, version: str, form: Form) -> list[Row]:
     """The questions of a file, each a row of its own, whatever its id."""
     rejects = Rejects(str(path), skip=form.skip, at_once=False)
-    rows = []
+    rows: list[Row] = []
     for place, made in _questions(path, form):
         try:
             row = made()

@@ -40,10 +40,17 @@ class _Row(NamedTuple):
 
 
 class _Unfit(ValueError):
-    """A row cannot be used; says the reason and the remedy."""
+    """A row cannot be used; says the reason and the remedy.
 
-    def __init__(self, reason: str, remedy: str = "correct or remove the row") -> None:
+    Attributes:
+        final: whether no row like it can, so that there is nothing to skip.
+    """
+
+    def __init__(
+        self, reason: str, remedy: str = "correct or remove the row", *, final: bool = False
+    ) -> None:
         super().__init__(reason, remedy)
+        self.final = final
 
 
 def table(
@@ -88,11 +95,12 @@ def table(
         raise TaskError(
             f"columns {', '.join(map(repr, columns))}: one is named twice; give each its own."
         )
-    read = {
+    readers: dict[str, Callable[[Any], Any]] = {
         "classification": partial(_class, label),
         "regression": partial(_score, label, form),
         "multilabel": partial(_several, label, separator),
-    }[kind]
+    }
+    read = readers[kind]
     train, dev = own(data, form)
     rejects = Rejects(str(train), skip=form.skip, at_once=False)
     rows = _rows(train, columns, read, rejects)
@@ -165,6 +173,8 @@ def _rows(
             found = [_text(*cell) for cell in zip(columns[:-1], cells, strict=True)]
             rows.append(_Row(place, found, read(label)))
         except _Unfit as error:
+            if error.final:
+                raise TaskError(f"{place}: {'; '.join(error.args)}.") from error
             rejects.add(place, *error.args)
     return rows
 
@@ -190,6 +200,7 @@ def _class(column: str, cell: Any) -> str:
         raise _Unfit(
             f"column {column!r} holds {reprlib.repr(cell)} where text or a number is needed",
             "several labels a row are for --task multilabel",
+            final=True,
         )
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
@@ -319,11 +330,10 @@ def _dataset(
     columns = [[row.texts[place] for row in kept] for place in range(width)]
     texts = dict(zip(("text", "pair"), columns, strict=False))
     kind = Value("float32") if names is None else ClassLabel(names=list(names))
-    features = {name: Value("string") for name in texts}
-    return Dataset.from_dict(
-        texts | {"label": values},
-        features=Features(features | {"label": List(kind) if several else kind}),
+    features = Features(
+        **{name: Value("string") for name in texts}, label=List(kind) if several else kind
     )
+    return Dataset.from_dict(texts | {"label": values}, features=features)
 
 
 def _warn_of_contradictions(part: Source, rows: list[_Row]) -> None:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from prunella.tasks.base import TaskError
 from prunella.tasks.form import HEAD, MARKS, PLAIN, Form, looks
@@ -96,7 +96,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            yield gzip.GzipFile(fileobj=file) if packed else file
+            yield cast(IO[bytes], gzip.GzipFile(fileobj=file)) if packed else file
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise TaskError(f"{path}: {reason}; give a file that can be read.") from error
