@@ -229,7 +229,7 @@ def _several(column: str, separator: str | None, cell: Any) -> list[str]:
     if len(set(labels)) < len(labels):
         raise _Unfit(
             f"column {column!r} names a label twice in {reprlib.repr(cell)}",
-            "list the labels that a row has, by name",
+            "list the labels that a row has by name, not a 0 or 1 for each",
         )
     return labels
 
