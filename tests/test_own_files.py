@@ -12,7 +12,7 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value
 
-from prunella.tasks import Classification, TaskError, columns, language, table, text2text
+from prunella.tasks import Classification, TaskError, chat, columns, language, table, text2text
 from prunella.tasks.form import PLAIN, Form
 from prunella.tasks.tagging import Tagging
 
@@ -518,3 +518,15 @@ def test_streams_are_read_by_the_same_rules(tmp_path: Path) -> None:
     DatasetDict({p: Dataset.from_list(data) for p in ("train", "dev")}).save_to_disk(tmp_path / "s")
     splits = text2text(tmp_path / "s", streaming=True).load(None)
     assert [row["source"] for row in splits.train] == [f"s{n}" for n in range(5)]
+
+
+def test_conversations_in_several_files_and_packed(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [{"messages": turns}] * 12
+    for number in range(2):
+        name = f"train-{number:05}-of-00002.parquet"
+        Dataset.from_list(rows).to_parquet(tmp_path / name)
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (tmp_path / "dev.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    splits = chat(tmp_path).load(None)
+    assert [len(part) for part in (splits.train, splits.dev["dev"])] == [24, 12]

@@ -16,12 +16,22 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset, Features, IterableDataset, List, Value, load_from_disk
-from pyarrow import parquet
 
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.holdout import with_dev
-from prunella.tasks.reading import READERS, at, decode, found_in, lines, parsed, parts
+from prunella.tasks.reading import (
+    READERS,
+    at,
+    decode,
+    found_in,
+    lines,
+    parquet_columns,
+    parsed,
+    parts,
+    shards,
+)
 from prunella.tasks.template import Message
+from prunella.tasks.text import suffix_of
 
 # What messages say, and all else as JSON, for Arrow would give each call the keys of all others.
 ROW = Features(
@@ -131,8 +141,13 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, row in enumerate(saved, start=1):
             yield f"{path}, row {number}", _without_nulls(row)
         return
-    if path.suffix.lower() == ".parquet":
-        names = _names(path)
+    for file in shards(path):
+        yield from _of_file(file)
+
+
+def _of_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if suffix_of(path) == ".parquet":
+        names = parquet_columns(path)
         for number, cells in READERS[".parquet"](path, names):
             # Arrow has a null for every key that another row has.
             yield at(path, number), _without_nulls(dict(zip(names, cells, strict=True)))
@@ -143,11 +158,6 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _entries(path)
             return
         yield at(path, number), parsed(path, number, line)
-
-
-def _names(path: Path) -> list[str]:
-    list(READERS[".parquet"](path, []))  # refuses what is not sound
-    return list(parquet.read_schema(path).names)
 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
