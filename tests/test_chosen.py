@@ -132,6 +132,26 @@ def test_masks_are_kept_and_continued(
     assert_refused(capfd, ["nowhere"])
 
 
+def test_a_model_that_shows_that_it_was_pruned_stays_so(
+    start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert start("first", "--criterion", "magnitude", "--sparsity", "0.5") == 0
+    flags = ["--model", str(tmp_path / "first"), "--criterion", "magnitude", "--sparsity"]
+    capfd.readouterr()
+    assert start("more", *flags, "0.7", model="") == 0
+    said = "(50.0% of the prunable weights are zero to begin with, and {})"
+    assert said.format("stay so") in " ".join(capfd.readouterr().out.split())
+    before, more = (weights_of(tmp_path / name) for name in ("first", "more"))
+    for name in zeros(tmp_path / "first"):
+        assert not (more[name][before[name] == 0]).any()
+    assert start("less", *flags, "0.3", model="") == 2
+    assert_refused(capfd, ["0.3", "0.5", "--masks-from none"])
+    assert start("afresh", *flags, "0.3", "--masks-from", "none", model="") == 0
+    assert said.format("may come back") in " ".join(capfd.readouterr().out.split())
+    total = result_of(tmp_path / "afresh")["parameters"]["prunable"]
+    assert total["nonzero"] == total["total"] - round(0.3 * total["total"])
+
+
 def test_masks_of_one_model_on_the_weights_of_another(
     start: Start, root: Path, tmp_path: Path
 ) -> None:

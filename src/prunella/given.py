@@ -2,47 +2,97 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunella.allocation import NM, Global
 from prunella.bitmask import pack
 from prunella.errors import UsageError
 from prunella.prunable import Prunable
-from prunella.sharding import local, part_of, whole
+from prunella.sharding import local, nonzeros, part_of, spread, whole
+
+logger = logging.getLogger("prunella")
+
+Start = Mapping[str, Tensor] | Literal["afresh"] | None
 
 _NEAR = 1e-3  # a final sparsity as near to the masks' as this means the masks themselves
+# Of the weights of a trained dense model hardly one in a million is exactly zero.
+_HANDFUL, _SHARE = 8, 1e-3
+
+
+def shown(prunable: Mapping[str, Prunable]) -> dict[str, Tensor]:
+    """Masks that keep what is not zero, of a model that shows that it was pruned.
+
+    It does so where more than one in a thousand of its prunable weights are zero, and more than
+    eight. Tensors that are zero throughout (as many adapters and heads begin) and the padding rows
+    of look-up tables do not speak for it. Where others do, matrices that are zero throughout are
+    taken for pruned too, but not biases.
+
+    Returns:
+        name -> bool tensor of the parameter's shape and layout, True = kept; empty where the model
+        does not show it.
+    """
+    total = zeros = 0
+    odd: set[str] = set()
+    for name, p in prunable.items():
+        size, pruned = p.parameter.numel(), p.parameter.numel() - nonzeros(p.parameter)
+        if pruned == size:
+            odd.add(name)
+            continue
+        if isinstance(p.module, nn.Embedding) and p.module.padding_idx is not None:
+            pruned = max(pruned - p.module.embedding_dim, 0)
+        total, zeros = total + size, zeros + pruned
+    if zeros <= max(_HANDFUL, _SHARE * total):
+        return {}
+    return {
+        name: spread(local(p.parameter.detach()) != 0, p.parameter)
+        for name, p in prunable.items()
+        if name not in odd or p.parameter.ndim > 1
+    }
 
 
 class Given:
     """Masks that a pruner starts from; the weights they remove are among the pruned ones always.
 
     Args:
-        masks: name -> bool tensor of the parameter's shape, True = kept; parameters that are left
-            out are kept whole. None or empty = nothing was pruned before.
+        start: name -> bool tensor of the parameter's shape, True = kept; parameters that are left
+            out are kept whole. ``"afresh"`` = nothing was pruned before, whatever is zero. None =
+            as the model shows (see ``shown``).
         prunable: the parameters by name.
 
     Attributes:
         counts: name -> how many weights of how many are pruned.
+        follows: whether the masks are those that the model shows.
 
     Raises:
         UsageError: a mask of no prunable parameter, or of another shape or dtype.
     """
 
-    def __init__(self, masks: Mapping[str, Tensor] | None, prunable: Mapping[str, Prunable]):
+    def __init__(self, start: Start, prunable: Mapping[str, Prunable]):
+        if isinstance(start, str) and start != "afresh":
+            raise UsageError(
+                f"masks={start!r} is no choice; give masks by name, 'afresh' to prune as if nothing "
+                "was, or leave it out: what is zero then stays zero"
+            )
         self._prunable = prunable
-        self._masks = {name: whole(mask) for name, mask in (masks or {}).items()}
+        self.follows = start is None
+        self.take(shown(prunable) if start is None else {} if start == "afresh" else start)
+
+    def take(self, masks: Mapping[str, Tensor]) -> None:
+        """Start from these masks."""
+        self._masks = {name: whole(mask) for name, mask in masks.items()}
         self._stays = False
         for name, mask in self._masks.items():
-            if name not in prunable:
+            if name not in self._prunable:
                 raise UsageError(
                     f"masks has {name!r}, which is not pruned here; give masks of what is, such as "
-                    f"{next(iter(prunable))!r}, or choose it with parameters"
+                    f"{next(iter(self._prunable))!r}, or choose it with parameters"
                 )
-            shape = tuple(prunable[name].parameter.shape)
+            shape = tuple(self._prunable[name].parameter.shape)
             if mask.dtype != torch.bool or tuple(mask.shape) != shape:
                 raise UsageError(
                     f"the mask of {name} is {mask.dtype} {tuple(mask.shape)}, but the parameter "
@@ -53,9 +103,13 @@ class Given:
                 int((~self._masks[name]).sum()) if name in self._masks else 0,
                 p.parameter.numel(),
             )
-            for name, p in prunable.items()
+            for name, p in self._prunable.items()
         }
         self._each = dict(self._by_matrix())  # (name, which matrix of its stack) -> likewise
+        packed = [pack(mask).long() for mask in self._masks.values()]
+        self._checksum = sum(
+            int((p * torch.arange(1, len(p) + 1, device=p.device)).sum()) for p in packed
+        )
 
     def _by_matrix(self) -> Iterator[tuple[tuple[str, int], tuple[int, int]]]:
         for name, prunable in self._prunable.items():
@@ -67,6 +121,12 @@ class Given:
             for place, count in enumerate(counts):
                 yield (name, place), (count, total // prunable.matrices)
 
+    def look(self) -> bool:
+        """Whether the model shows other masks by now, which are then taken."""
+        before = repr(self)
+        self.take(shown(self._prunable))
+        return repr(self) != before
+
     def __bool__(self) -> bool:
         return bool(self._masks)
 
@@ -75,10 +135,24 @@ class Given:
         pruned = sum(count for count, _ in self.counts.values())
         return f"Given({pruned} pruned, checksum {self._checksum:x})"
 
-    @cached_property
-    def _checksum(self) -> int:
-        packed = [pack(mask).long() for mask in self._masks.values()]
-        return sum(int((p * torch.arange(1, len(p) + 1, device=p.device)).sum()) for p in packed)
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the prunable weights that the masks remove."""
+        pruned, totals = zip(*self.counts.values(), strict=True)
+        return sum(pruned) / sum(totals)
+
+    def say(self) -> None:
+        """Tell the log of zeros that were found and stay."""
+        if not self:
+            return
+        dead = [n for n, (pruned, total) in self.counts.items() if pruned == total]
+        logger.warning(
+            "%.2f%% of the prunable weights are zero already: they stay zero, and the schedule "
+            "counts them in%s. To let them come back, start with masks='afresh' (by command, "
+            "--masks-from none)",
+            100 * self.sparsity,
+            f"; {len(dead)} matrices are zero throughout, {dead[0]} to begin with" if dead else "",
+        )
 
     def check(self, allocation: Global, final: float) -> None:
         """Raise UsageError where a mask does not fit the pattern, or the final sparsity is below.
@@ -87,18 +161,19 @@ class Given:
         """
         if not self:
             return
-        pruned, totals = zip(*self.counts.values(), strict=True)
-        sparsity = sum(pruned) / sum(totals)
+        sparsity = self.sparsity
+        afresh = "start with masks='afresh' (by command, --masks-from none)"
         if final < sparsity - _NEAR:
             raise UsageError(
-                f"the masks given remove {sparsity:.4f} of the weights, but the schedule ends at "
-                f"{final}; let it end at {sparsity:.4f} or above"
+                f"the masks at the start remove {sparsity:.4f} of the weights, which stay zero, "
+                f"but the schedule ends at {final}; let it end at {sparsity:.4f} or above, or "
+                f"{afresh}"
             )
         for name, mask in self._masks.items():
             if not allocation.pattern.fits(self._prunable[name].oriented(mask)):
                 raise UsageError(
-                    f"the mask given for {name} is none of {allocation.pattern!r}; give masks of "
-                    "that pattern, or prune without it"
+                    f"the mask at the start of {name}, whose zeros stay, is none of "
+                    f"{allocation.pattern!r}; prune without that pattern, or {afresh}"
                 )
         # N:M promises its count in every group.
         self._stays = final < sparsity + _NEAR and not isinstance(allocation.pattern, NM)

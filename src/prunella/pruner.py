@@ -16,7 +16,7 @@ from prunella.allocation import Global
 from prunella.criteria.base import Criterion, View
 from prunella.errors import UsageError
 from prunella.evidence import Evidence, overrides
-from prunella.given import Given
+from prunella.given import Given, Start
 from prunella.masks import Masks, Rest, check_copies
 from prunella.optimizers import is_rehearsal, unwrap_optimizer
 from prunella.prunable import Prunable, Scopes, find_prunable, named_parameters, unwrap
@@ -72,7 +72,9 @@ class Pruner:
             ``prunella.masks_from``). What they remove is zero from now on and never selected
             again; the schedule counts it in. While it asks for less, masks stay as they are, as
             they do to the end if its final sparsity is within 0.1 % of theirs. With ``PerMatrix``
-            a matrix that is sparser than its share keeps its mask.
+            a matrix that is sparser than its share keeps its mask. None = as the model shows by
+            its zeros before the first step (see ``prunella.given.shown``), which the log then
+            says. ``"afresh"`` = zeros may come back.
 
     Attributes:
         step: successful optimizer steps so far; those that a gradient scaler skips do not count.
@@ -88,7 +90,7 @@ class Pruner:
     Raises:
         UsageError: nothing to prune, an optimizer that lacks a prunable parameter, steps inside
             backward or already has a pruner, a pattern that does not fit, a schedule that selects
-            before the criterion has evidence or ends below the sparsity of the given masks.
+            before the criterion has evidence or ends below the sparsity that the model has.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class Pruner:
         include_embeddings: bool = False,
         hold: bool | None = None,
         total_steps: int | None = None,
-        masks: Mapping[str, Tensor] | None = None,
+        masks: Start = None,
     ):
         _check_type("criterion", criterion, Criterion, "PINS()")
         _check_type("schedule", schedule, Schedule, "Cubic(0.9, begin=200, end=2400)")
@@ -123,7 +125,10 @@ class Pruner:
         self.scopes = Scopes.of(self.model, self._prunable)
         learns = overrides(criterion, "learner") and self.schedule.final > 0
         self.is_outcome = learns and criterion.outcome(torch.zeros(1), 1.0) is not None
+        for earlier in self._earlier():
+            earlier._show()
         self._given = Given(masks, self._prunable)
+        self._begun = False  # by a step, or by a state that is gone on from
         self._check(model, hold)
 
         self._masks = Masks(self._prunable, self.rest, self._gate)
@@ -170,9 +175,12 @@ class Pruner:
             {name: prunable.shape for name, prunable in self._prunable.items()},
             self.schedule.final,
         )
+        self._check_layout()
+        self._check_start()
+
+    def _check_start(self) -> None:
         if not self.is_outcome:
             self._given.check(self.allocation, self.schedule.final)
-        self._check_layout()
         selects = not self._given.suffices(self.allocation, self.schedule.final)
         if self.schedule.final and selects and self._first < self.criterion.evidence:
             raise UsageError(
@@ -186,13 +194,19 @@ class Pruner:
             if is_sharded(prunable.parameter):
                 shard_group(prunable.parameter)
 
+    def _earlier(self) -> list[Pruner]:
+        """Who prunes these parameters now."""
+        owners = dict.fromkeys(
+            _owners.get(p.module, {}).get(p.attribute, lambda: None)()
+            for p in self._prunable.values()
+        )
+        return [owner for owner in owners if owner is not None]
+
     def _attach(self) -> None:
+        for earlier in self._earlier():
+            earlier.detach()
         for prunable in self._prunable.values():
-            owners = _owners.setdefault(prunable.module, {})
-            earlier = owners.get(prunable.attribute, lambda: None)()
-            if earlier is not None:
-                earlier.detach()
-            owners[prunable.attribute] = ref(self)
+            _owners.setdefault(prunable.module, {})[prunable.attribute] = ref(self)
         _taken.add(self.optimizer)
         self._hooks: list[RemovableHandle] = [
             self.optimizer.register_step_pre_hook(self._before),
@@ -242,6 +256,16 @@ class Pruner:
             self._adopt()
         self._move()
 
+    def _begin(self) -> None:
+        """Take up zeros that came with weights loaded before the first step, and say what stays."""
+        self._begun = True
+        if not self._given.follows:
+            return
+        if self._given.look():
+            self._check_start()
+            self._adopt()
+        self._given.say()
+
     def _is_replaced(self) -> bool:
         parameters = self._evidence.parameters
         if any(map(is_sharded, parameters.values())):
@@ -277,6 +301,8 @@ class Pruner:
         found_inf = getattr(optimizer, "found_inf", None)
         if (found_inf is not None and bool(found_inf)) or is_rehearsal(optimizer):
             return
+        if not self._begun:
+            self._begin()
         self._stepping = gradients
         self._evidence.see(getattr(optimizer, "grad_scale", None), given)
         if self._evidence.reads_before:
@@ -452,9 +478,11 @@ class Pruner:
             "masks": self.masks,
             **self._evidence.state_dict(),
         }
+        parameters = self._evidence.parameters.items()
         if self.rest != "held":
-            parameters = self._evidence.parameters.items()
             state["beneath"] = {n: spread(self._masks.beneath(n), p) for n, p in parameters}
+        if self._given:
+            state["given"] = {n: spread(self._masks.given[n], p) for n, p in parameters}
         return state
 
     def _settings(self) -> dict[str, str]:
@@ -472,13 +500,16 @@ class Pruner:
         Tensors may be whole ones or sharded over any number of processes.
 
         Raises:
-            UsageError: the state is of another criterion, allocation or ``hold``, of other given
-                masks or other parameters. The schedule may change, as where training is to go on
+            UsageError: the state is of another criterion, allocation or ``hold``, of masks other
+                than those given or of other parameters. The schedule may change, as where training is to go on
                 for longer, but not so that gates which are part of the weights by now would open
                 again.
         """
         self._follow()
-        for setting, value in self._settings().items():
+        given = self._given
+        if given.follows:  # much that is zero by now was pruned by the saved run itself
+            given = Given(state.get("given", {}), self._prunable)
+        for setting, value in (self._settings() | {"masks": repr(given)}).items():
             if state["settings"][setting] != value:
                 raise UsageError(
                     f"the state was saved with {setting} {state['settings'][setting]}, the pruner "
@@ -504,6 +535,10 @@ class Pruner:
 
         self.step = state["step"]
         self._evidence.load_state_dict(state)
+        self._begun = True
+        if self._given.follows:
+            self._given.take(state.get("given", {}))
+        self._masks.given = self._given.parts()
         self._masks.forget(self._prunable)
         self._masks.settled = False
         part = self._evidence.part

@@ -37,7 +37,7 @@ def pruning(config: RunConfig, masks: Mapping[str, Tensor] | None = None) -> dic
     """The settings of a ``Pruner``, and of a ``PruningCallback``.
 
     Args:
-        masks: of a model that was pruned before, from whose sparsity the ramp starts.
+        masks: what is pruned at the start, from whose sparsity the ramp starts; empty = nothing.
     """
     total = sum(mask.numel() for mask in (masks or {}).values())
     kept = sum(int(mask.count_nonzero()) for mask in (masks or {}).values())

@@ -33,6 +33,7 @@ TERMS: dict[str, tuple[str, ...]] = {
 }
 LISTS = ("regularize", "levels", "prune", "report_to")
 # Settings that belong to pruning.
+AFRESH = "none"  # the value of masks_from with which zeros may come back
 PRUNING = (
     "sparsity",
     "schedule",
@@ -296,7 +297,8 @@ class RunConfig:
 
     masks_from: str | None = None
     """Folder of a model that was pruned before: what is zero there stays zero, and --sparsity
-    counts it in. The same sparsity keeps its masks, a higher one goes on from there."""
+    counts it in. The same sparsity keeps its masks, a higher one goes on from there. By default
+    the zeros of the model itself, where it shows that it was pruned; "none" lets them come back."""
 
     freeze_embeddings: bool | None = None
     """Do not train look-up tables, which cost much of a small model's time; by default, but not
@@ -434,7 +436,7 @@ class RunConfig:
                 "--masks-from is for pruning, and dense prunes nothing; give another --criterion, "
                 "such as magnitude, or begin with the pruned model by --model"
             )
-        if self.masks_from is not None and self.model is None and self.runs_baseline:
+        if self.masks_from not in (None, AFRESH) and self.model is None and self.runs_baseline:
             raise UsageError(
                 "the dense twin of a model that was pruned before cannot begin with it; say by "
                 "--model what both begin with, or leave out --baseline"
@@ -509,7 +511,7 @@ class RunConfig:
     @property
     def origin(self) -> str:
         """The model to begin with."""
-        return self.model or self.masks_from or "demo"
+        return self.model or (self.masks_from != AFRESH and self.masks_from) or "demo"
 
     @property
     def runs_baseline(self) -> bool:

@@ -19,7 +19,8 @@ from transformers import (
 
 from prunella.errors import UsageError
 from prunella.experiments import build
-from prunella.experiments.config import RunConfig
+from prunella.experiments.config import AFRESH, RunConfig
+from prunella.given import shown
 from prunella.hf import class_columns
 from prunella.prunable import embedding_names, find_prunable
 from prunella.runtime import masks_from
@@ -238,14 +239,16 @@ def teacher_size(config: RunConfig, task: Task) -> int:
         return task.architecture(described).from_config(described).num_parameters()
 
 
-def masks(config: RunConfig, model: PreTrainedModel) -> dict[str, Tensor] | None:
-    """What ``--masks-from`` says is pruned.
+def masks(config: RunConfig, model: PreTrainedModel) -> dict[str, Tensor]:
+    """What is pruned at the start: by ``--masks-from``, or as the model shows.
 
     Raises:
         UsageError: there is no such model, or it is of another kind.
     """
+    if config.masks_from == AFRESH:
+        return {}
     if config.masks_from is None:
-        return None
+        return shown(find_prunable(model, **build.chosen(config))[0])
     return masks_from(locate(config.masks_from), model, **build.chosen(config))
 
 

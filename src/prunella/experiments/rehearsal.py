@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prunella.errors import UsageError
 from prunella.experiments import build, models
-from prunella.experiments.config import RunConfig
+from prunella.experiments.config import AFRESH, RunConfig
 from prunella.experiments.data import Data
 from prunella.experiments.evaluation import evaluating
 from prunella.experiments.progress import check_trackers
-from prunella.prunable import find_prunable
+from prunella.given import Given
+from prunella.prunable import Prunable, find_prunable
 from prunella.pruner import Pruner
 from prunella.summary import left_dense, told
 from prunella.tasks import OWN, Classification, Reader, Task
@@ -35,6 +37,7 @@ def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) 
         else f"prunes {_short(matrices)} of them, in {len(prunable)} tensors, {aim}"
         f"by {config.criterion}"
     )
+    goal += _begins(config, prunable)
     if config.regularize:
         goal += f", regularized by {' and '.join(config.regularize)}"
     if config.criterion != "dense" and (left := told(left_dense(model, prunable))):
@@ -55,6 +58,18 @@ def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) 
 def _aim(task: Task, data: Data) -> str:
     aim = task.aim(data.reader.tokenizer)
     return f" ({aim})" if aim else ""
+
+
+def _begins(config: RunConfig, prunable: Mapping[str, Prunable]) -> str:
+    """What becomes of the zeros of a model that was pruned before."""
+    given = Given(None, prunable)
+    if not given or config.masks_from not in (None, AFRESH):
+        return ""
+    comes_back = config.criterion == "dense" or config.masks_from == AFRESH
+    return (
+        f" ({100 * given.sparsity:.1f}% of the prunable weights are zero to begin with, and "
+        f"{'may come back' if comes_back else 'stay so'})"
+    )
 
 
 def _trained_on(data: Data) -> str:
