@@ -1,4 +1,4 @@
-"""A model that is pruned already: its zeros stay, whoever trains it next, unless asked otherwise."""
+"""A model that is pruned already: its zeros stay, whoever trains it next, unless asked."""
 
 import copy
 import logging
@@ -63,7 +63,7 @@ def watched(model, zeros):
 @pytest.mark.parametrize("leaves", ["detached", "riding"])
 @pytest.mark.parametrize("steps", [14, 40])
 def test_a_second_training_keeps_the_zeros_at_every_step(method, leaves, steps):
-    model, optimizer, earlier = once(method, steps=steps)
+    model, _optimizer, earlier = once(method, steps=steps)
     if leaves == "detached":
         earlier.detach()
     lost = 1 - earlier.summary().counts["prunable"].nonzero / TOTAL
@@ -145,7 +145,7 @@ def test_zeros_that_are_loaded_after_the_pruner_was_made_stay_too(caplog):
 @pytest.mark.parametrize("again", [False, True], ids=["first", "second"])
 @pytest.mark.parametrize("loads", ["before", "after"])
 def test_resuming_equals_the_uninterrupted_run(method, again, loads):
-    """Whether the model is loaded before the pruner is made, which then sees its zeros, or after."""
+    """Whether the model is loaded before the pruner, which then sees its zeros, or after."""
     start = weights(once(method)[0] if again else net())
 
     def begin(state):
@@ -229,7 +229,7 @@ def test_matrices_that_begin_as_zeros_are_trained(caplog):
 def test_a_matrix_that_was_pruned_to_the_last_weight_stays_so_and_is_named(caplog):
     model = sparse(net(), 40)
     nn.init.zeros_(model.blocks[1].up.weight)
-    model, optimizer, pruner = loops.pruned(PINS(), model=model, include_biases=True)
+    model, optimizer, _pruner = loops.pruned(PINS(), model=model, include_biases=True)
     nn.init.zeros_(model.blocks[0].up.bias)  # biases begin as zeros
     train(model, optimizer, range(40))
     assert not model.blocks[1].up.weight.any()
@@ -253,7 +253,7 @@ def test_other_dtypes_and_negative_zeros():
         assert not shown(find_prunable(model)[0])
         with torch.no_grad():
             model.blocks[0].up.weight[:6] *= -0.0
-        model, optimizer, pruner = loops.pruned(Magnitude(), model=model)
+        model, _optimizer, pruner = loops.pruned(Magnitude(), model=model)
         assert pruner.sparsity == pytest.approx(48 / TOTAL)
         assert not model.blocks[0].up.weight[:6].signbit().any()
 
@@ -291,7 +291,7 @@ def test_what_does_not_fit_is_refused_with_the_remedy():
 
 def test_a_refusal_leaves_an_earlier_pruner_riding():
     model, optimizer, earlier = once("free", steps=14)
-    with pytest.raises(UsageError, match="ends at 0.0"):
+    with pytest.raises(UsageError, match=r"ends at 0\.0"):
         Pruner(model, adamw(model), PINS(), ramp(0.0))
     train(model, optimizer, range(14, 40))
     whole = once("free")

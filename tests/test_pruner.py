@@ -173,13 +173,6 @@ def test_an_optimizer_takes_one_pruner():
         Pruner(model, optimizer, Magnitude(), ramp())
 
 
-def test_closures_are_refused():
-    model, optimizer, _ = pruned(Magnitude())
-    for call in (lambda f: optimizer.step(f), lambda f: optimizer.step(closure=f)):
-        with pytest.raises(UsageError, match="without a closure"):
-            call(lambda: loss_of(model, 0))
-
-
 def test_nothing_to_prune():
     model = net()
     for parameter in model.blocks.parameters():

@@ -52,7 +52,8 @@ class Evidence:
     def adopt(self) -> None:
         """Take the parameters as they are now, with fresh state."""
         parameters = {name: p.parameter for name, p in self._prunable.items()}
-        self._group = groups_of(self._optimizer, parameters)
+        stepped = {name: p.stepped for name, p in self._prunable.items()}
+        self._group = groups_of(self._optimizer, stepped)
         self.parameters = parameters
         weights = {name: local(p).detach() for name, p in parameters.items()}
         self.state = {name: self._criterion.init(weight) for name, weight in weights.items()}
@@ -102,7 +103,7 @@ class Evidence:
         seen = self._seen.get(name, parameter.grad) if gradient else None
         return View(
             name=name,
-            weight=local(parameter).detach(),
+            weight=self._prunable[name].value(),
             gradient=None if seen is None else local(seen),
             step=step,
             state=self.state[name],

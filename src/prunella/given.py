@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunella.allocation import NM, Global
 from prunella.bitmask import pack
 from prunella.errors import UsageError
-from prunella.prunable import Prunable
+from prunella.prunable import Prunable, few
 from prunella.sharding import local, nonzeros, part_of, spread, whole
 
 logger = logging.getLogger("prunella")
@@ -20,8 +20,6 @@ logger = logging.getLogger("prunella")
 Start = Mapping[str, Tensor] | Literal["afresh"] | None
 
 _NEAR = 1e-3  # a final sparsity as near to the masks' as this means the masks themselves
-# Of the weights of a trained dense model hardly one in a million is exactly zero.
-_HANDFUL, _SHARE = 8, 1e-3
 
 
 def shown(prunable: Mapping[str, Prunable]) -> dict[str, Tensor]:
@@ -39,17 +37,18 @@ def shown(prunable: Mapping[str, Prunable]) -> dict[str, Tensor]:
     total = zeros = 0
     odd: set[str] = set()
     for name, p in prunable.items():
-        size, pruned = p.parameter.numel(), p.parameter.numel() - nonzeros(p.parameter)
+        size = p.parameter.numel()
+        pruned = size - nonzeros(spread(p.kept(), p.parameter))
         if pruned == size:
             odd.add(name)
             continue
         if isinstance(p.module, nn.Embedding) and p.module.padding_idx is not None:
             pruned = max(pruned - p.module.embedding_dim, 0)
         total, zeros = total + size, zeros + pruned
-    if zeros <= max(_HANDFUL, _SHARE * total):
+    if zeros <= few(total):
         return {}
     return {
-        name: spread(local(p.parameter.detach()) != 0, p.parameter)
+        name: spread(p.kept(), p.parameter)
         for name, p in prunable.items()
         if name not in odd or p.parameter.ndim > 1
     }
@@ -75,8 +74,8 @@ class Given:
     def __init__(self, start: Start, prunable: Mapping[str, Prunable]):
         if isinstance(start, str) and start != "afresh":
             raise UsageError(
-                f"masks={start!r} is no choice; give masks by name, 'afresh' to prune as if nothing "
-                "was, or leave it out: what is zero then stays zero"
+                f"masks={start!r} is no choice; give masks by name, 'afresh' to let zeros come "
+                "back, or leave it out: what is zero then stays zero"
             )
         self._prunable = prunable
         self.follows = start is None

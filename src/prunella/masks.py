@@ -62,12 +62,20 @@ class Masks:
 
     def choose(self, name: str, mask: Tensor) -> None:
         """Take a new mask of a weight."""
-        self.values[name] = mask & self.given[name] if self.given else mask
+        stays = self._stays(name)
+        self.values[name] = mask if stays is None else mask & stays
         self.chosen = True
 
     def shut(self, name: str, score: Tensor) -> Tensor:
-        """A weight's scores, the lowest possible for what the given masks remove."""
-        return score.masked_fill(~self.given[name], -torch.inf) if self.given else score
+        """A weight's scores, the lowest possible for what stays pruned."""
+        stays = self._stays(name)
+        return score if stays is None else score.masked_fill(~stays, -torch.inf)
+
+    def _stays(self, name: str) -> Tensor | None:
+        """The mask of what may still be kept; None = anything."""
+        if self._prunable[name].adapter is not None:  # for what was frozen there is gone
+            return self.values[name]
+        return self.given[name] if self.given else None
 
     def _weight(self, name: str) -> Tensor:
         return local(self._prunable[name].parameter)
@@ -99,13 +107,13 @@ class Masks:
         """Set pruned weights to zero."""
         if self.chosen:
             for name, mask in self.values.items():
-                _hide(self._weight(name), mask)
+                self._prunable[name].hide(mask)
 
     @torch.no_grad()
     def hold(self) -> None:
         """Set to zero what the given masks remove, of weights that are bare."""
         for name, mask in self.given.items():
-            _hide(self._weight(name), mask)
+            self._prunable[name].hide(mask)
 
     def settle(self) -> None:
         """Make what evaluation sees the weights themselves."""
@@ -238,5 +246,7 @@ def check_copies(rest: Rest) -> None:
 
 
 def _hide(weight: Tensor, cover: Tensor) -> None:
-    # A product with 0 may be -0.0, whose bits are not zero: adding 0 mends that.
-    weight.mul_(cover).add_(0.0)
+    # A product with 0 may be NaN, or -0.0, whose bits are not zero.
+    if cover.dtype != torch.bool:
+        weight.mul_(cover)
+    weight.masked_fill_(cover == 0, 0.0)

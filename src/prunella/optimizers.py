@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from prunella.errors import UsageError
 from prunella.sharding import nonzeros
@@ -33,6 +35,11 @@ def unwrap_optimizer(optimizer: Any) -> Optimizer:
         raise UsageError(
             f"{type(inner).__name__} is no torch.optim optimizer; the pruner works through "
             "the step hooks that those have"
+        )
+    if isinstance(inner, LBFGS):
+        raise UsageError(
+            "LBFGS calls its closure several times within a step, and a pruner needs the one "
+            "gradient that an update rests on; use AdamW, SGD or another that calls it once"
         )
     if hasattr(inner, "optimizer_dict"):  # Transformers' LayerWiseDummyOptimizer
         raise UsageError(
@@ -62,6 +69,23 @@ def groups_of(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> d
             "those it holds with parameters=[...]"
         )
     return {name: where[id(parameter)] for name, parameter in parameters.items()}
+
+
+def is_running(call: FrameType) -> bool:
+    """Whether a call has not returned or raised yet, asked from within it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame is not call:
+        frame = frame.f_back
+    return frame is not None
+
+
+def with_closure(
+    args: tuple[Any, ...], kwargs: dict[str, Any], closure: Callable[[], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of ``step``, the optimizer first, with another closure."""
+    if "closure" in kwargs:
+        return args, kwargs | {"closure": closure}
+    return (args[0], closure, *args[2:]), kwargs
 
 
 def is_rehearsal(optimizer: Optimizer) -> bool:

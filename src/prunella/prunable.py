@@ -11,11 +11,14 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from prunella.adapters import Adapter, adapted, added, layers_of, replaced
 from prunella.errors import UsageError
-from prunella.sharding import nonzeros
+from prunella.sharding import local, nonzeros
 
 SCOPES = ("prunable", "backbone", "model")
 TABLES = (nn.Embedding, nn.EmbeddingBag)
+# Of the weights of a trained dense model hardly one in a million is exactly zero.
+_HANDFUL, _SHARE = 8, 1e-3
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,46 @@ class Prunable:
         transposed: whether its matrices are stored [in, out], as in GPT-2's Conv1D.
         slices: how many matrices are stacked in it, along its first axis; 0 where none of its
             axes is known to be inputs (biases, convolutions), so that each weight stands alone.
+        adapter: what is added to it, where it is frozen and that is trained; what is pruned is
+            then the sum.
     """
 
     module: nn.Module
     attribute: str
     transposed: bool
     slices: int = 1
+    adapter: Adapter | None = None
 
     @property
     def parameter(self) -> nn.Parameter:
         return getattr(self.module, self.attribute)
+
+    @property
+    def stepped(self) -> nn.Parameter:
+        """The parameter that an optimizer steps, or one of several."""
+        return self.parameter if self.adapter is None else self.adapter.trained[0]
+
+    @torch.no_grad()
+    def value(self) -> Tensor:
+        """This process's part of the weight as the model computes with it."""
+        weight = local(self.parameter).detach()
+        return weight if self.adapter is None else weight + self.adapter.delta()
+
+    @torch.no_grad()
+    def kept(self) -> Tensor:
+        """What of it is not zero, nor was before an adapter began to fill it."""
+        kept = local(self.parameter) != 0
+        return kept if self.adapter is None else kept & (self.value() != 0)
+
+    @torch.no_grad()
+    def hide(self, mask: Tensor) -> None:
+        """Have the value be zero where a mask, of this process's part, is False."""
+        weight = local(self.parameter)
+        if self.adapter is None:
+            weight.masked_fill_(~mask, 0.0)
+        else:
+            weight.copy_(torch.where(mask, weight, -self.adapter.delta()))
+            self.adapter.fitted = self.adapter.version()
 
     def oriented(self, tensor: Tensor) -> Tensor:
         """A tensor of the parameter's shape as [out, in]: a view.
@@ -63,6 +96,11 @@ class Prunable:
     def matrices(self) -> int:
         """How many it counts as."""
         return max(1, self.slices)
+
+
+def few(total: int) -> float:
+    """How many of so many weights may be zero by chance."""
+    return max(_HANDFUL, _SHARE * total)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -104,13 +142,17 @@ def find_prunable(
     parameters: Sequence[str] | None = None,
     include_biases: bool = False,
     include_embeddings: bool = False,
+    *,
+    trained: bool = True,
 ) -> tuple[dict[str, Prunable], list[str]]:
     """The parameters a pruner may touch, by name, and the names of frozen ones left out.
 
     By default the weights of every ``nn.Linear``, ``Conv1D``, ``nn.MultiheadAttention`` and module
     of experts (see ``layouts``) inside the model's repeated blocks; in a model without such blocks,
     of every one. A weight that is also used elsewhere, as an embedding or an output layer, is left
-    alone; one that several blocks share is listed once. ``prunella.left_dense`` names the others.
+    alone; one that several blocks share is listed once. A frozen weight is prunable where a trained
+    adapter lies over it (see ``prunella.adapters``); what adapters hold themselves never is.
+    ``prunella.left_dense`` names the others.
 
     Args:
         model: any module.
@@ -121,10 +163,13 @@ def find_prunable(
         include_biases: take the biases of the chosen weights too.
         include_embeddings: take the look-up tables too, of words, positions and whatever else, in
             the whole model. One that is tied to an output layer is pruned there as well.
+        trained: leave out frozen ones.
 
     Raises:
         UsageError: a pattern matches no matrix, or nothing is left to prune.
     """
+    ours = added(model)
+    layers = {name: Adapter(layer) for name, layer in layers_of(model).items()}
     holders = named_holders(model)
     if parameters is None:
         wanted = by_default(model)
@@ -138,19 +183,25 @@ def find_prunable(
     found: dict[str, Prunable] = {}
     frozen: list[str] = []
     for name, parameter in named_parameters(model):
-        if name not in wanted:
+        if name not in wanted or id(parameter) in ours:
             continue
         prefix, _, attribute = name.rpartition(".")
         module = holders[prefix]
-        if not parameter.requires_grad:
+        adapter = layers.get(prefix) if attribute != "bias" else None
+        if adapter is not None and not adapter.trained:
+            adapter = None
+        if trained and not parameter.requires_grad and adapter is None:
             frozen.append(name)
         elif parameter.numel():
             known = layouts(module).get(attribute, Layout(slices=_slices(module, parameter)))
-            found[name] = Prunable(module, attribute, known.transposed, known.slices)
+            found[name] = Prunable(module, attribute, known.transposed, known.slices, adapter)
     if not found:
+        parameters_ = dict(named_parameters(model))
+        quantised = any(not parameters_[name].is_floating_point() for name in frozen)
+        packed = " and quantised: load the model in floats" if quantised else ""
         raise UsageError(
             f"{type(model).__name__} has no prunable parameters"
-            + (f" that are trained ({len(frozen)} are frozen)" if frozen else "")
+            + (f" that are trained ({len(frozen)} are frozen{packed})" if frozen else "")
             + "; by default these are the weights of linear layers, attention and experts in its "
             "repeated blocks: name others with parameters=[...]"
         )
@@ -178,7 +229,8 @@ def by_default(model: nn.Module) -> set[str]:
     for name, parameter in named_parameters(model, remove_duplicate=False):
         used.setdefault(id(parameter), []).append(name)
     inside = {name for name in linear_weights(model) if name.startswith(blocks_of(model))}
-    return {names[0] for names in used.values() if inside.issuperset(names)}
+    apart = added(model) | replaced(model)
+    return {n[0] for key, n in used.items() if inside.issuperset(n) and key not in apart}
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -316,7 +368,9 @@ class Scopes:
     @classmethod
     def of(cls, model: nn.Module, prunable: Collection[str]) -> Scopes:
         """The scopes of a model; in Transformers' models the backbone is their ``base_model``."""
-        every = {name: id(parameter) for name, parameter in named_parameters(model)}
+        ours = added(model)  # gone once merged
+        every = {n: id(p) for n, p in named_parameters(model) if id(p) not in ours}
+        model = adapted(model)
         base = {id(parameter) for parameter in getattr(model, "base_model", model).parameters()}
         output = getattr(model, "get_output_embeddings", lambda: None)()
         head = {id(parameter) for parameter in output.parameters()} if output is not None else set()

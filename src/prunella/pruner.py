@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import is_
+from types import FrameType
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from prunella.allocation import Global
-from prunella.criteria.base import Criterion, View
+from prunella.bitmask import can_code
+from prunella.criteria.base import Criterion, View, scored
 from prunella.errors import UsageError
 from prunella.evidence import Evidence, overrides
 from prunella.given import Given, Start
 from prunella.masks import Masks, Rest, check_copies
-from prunella.optimizers import is_rehearsal, unwrap_optimizer
-from prunella.prunable import Prunable, Scopes, find_prunable, named_parameters, unwrap
+from prunella.merged import MergedGradients
+from prunella.optimizers import is_rehearsal, is_running, unwrap_optimizer, with_closure
+from prunella.prunable import (
+    Prunable,
+    Scopes,
+    few,
+    find_prunable,
+    named_parameters,
+    unwrap,
+)
 from prunella.schedules import Schedule
 from prunella.selection import Selection
-from prunella.sharding import is_sharded, local, nonzeros, put_away, shard_group, spread
+from prunella.sharding import (
+    is_sharded,
+    local,
+    nonzeros,
+    part_of,
+    put_away,
+    shard_group,
+    spread,
+    whole,
+)
 from prunella.summary import Summary, left_dense
+from prunella.twins import counterparts
 
 _taken: WeakSet[Optimizer] = WeakSet()
 # Who prunes a module's parameters.
@@ -125,6 +145,9 @@ class Pruner:
         self.scopes = Scopes.of(self.model, self._prunable)
         learns = overrides(criterion, "learner") and self.schedule.final > 0
         self.is_outcome = learns and criterion.outcome(torch.zeros(1), 1.0) is not None
+        for name, prunable in self._prunable.items():
+            _check_values(name, prunable.parameter)
+        self._check_adapters(model)
         for earlier in self._earlier():
             earlier._show()
         self._given = Given(masks, self._prunable)
@@ -138,7 +161,12 @@ class Pruner:
         )
         self.gradients: Callable[[], Mapping[str, Tensor]] | None = None
         self.on_selection: Callable[[Selection, Mapping[str, Tensor]], None] | None = None
-        self._stepping: list[Tensor | None] | None = None  # gradients, between a step's two hooks
+        self._merged = MergedGradients(
+            self._prunable, self._masks, self._evidence.reads_before or self._evidence.reads_after
+        )
+        self._call: FrameType | None = None  # of the optimizer's step, while it runs
+        self._awaits_closure = False
+        self._stepping = False  # whether it is a step that counts
         self._adopt()
         self._attach()
 
@@ -178,6 +206,33 @@ class Pruner:
         self._check_layout()
         self._check_start()
 
+    def _check_adapters(self, model: nn.Module) -> None:
+        adapted = {n: p for n, p in self._prunable.items() if p.adapter is not None}
+        if not adapted:
+            return
+        if self.rest != "held":
+            raise UsageError(
+                f"pruned weights beneath adapters are held at zero, and with {self.criterion!r} "
+                f"they are {self.rest}; "
+                + ("leave out hold=False" if self.rest == "free" else "use PINS() or Magnitude()")
+            )
+        if self.criterion.reads_optimizer:
+            raise UsageError(
+                f"{self.criterion!r} reads what an optimizer keeps for a weight, and beneath "
+                "adapters it keeps nothing; use Sensitivity(), PINS() or Magnitude()"
+            )
+        apart = any(map(is_sharded, model.parameters())) or isinstance(model, nn.DataParallel)
+        several = distributed.is_initialized() and distributed.get_world_size() > 1
+        reads = overrides(self.criterion, "before_step") or overrides(self.criterion, "after_step")
+        if apart or (several and reads):
+            raise UsageError(
+                "the gradients of weights beneath adapters are those of one process; train with "
+                "one, or with Magnitude() and DistributedDataParallel"
+            )
+        for name, p in adapted.items():
+            assert p.adapter is not None
+            p.adapter.check(name, p.parameter, p.transposed)
+
     def _check_start(self) -> None:
         if not self.is_outcome:
             self._given.check(self.allocation, self.schedule.final)
@@ -212,6 +267,7 @@ class Pruner:
             self.optimizer.register_step_pre_hook(self._before),
             self.optimizer.register_step_post_hook(self._after),
             *self._masks.watch(self.model, self._on_forward, self._on_save, self._on_load),
+            *self._merged.watch(),
         ]
         self._masks.hold()  # once more, as the earlier one may have put its own weights back
 
@@ -281,21 +337,48 @@ class Pruner:
 
     # --- one optimizer step ------------------------------------------------------------------
 
+    def _before(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        # A subclass that calls its parent's step runs the hooks again, within its own.
+        if self._call is not None and is_running(self._call):
+            return None
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        self._call, self._stepping = sys._getframe(1), False
+        self._awaits_closure = closure is not None
+        if closure is None:
+            self._open(optimizer)
+            return None
+        return with_closure(args, kwargs, self._opening(optimizer, closure))
+
+    def _opening(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """A closure that computes gradients within the step, followed by what comes before it."""
+        versions = [prunable.stepped._version for prunable in self._prunable.values()]
+
+        def opening() -> Any:
+            updated = versions != [p.stepped._version for p in self._prunable.values()]
+            if updated or not self._awaits_closure:
+                raise UsageError(
+                    f"{type(optimizer).__name__} calls its closure "
+                    f"{'after' if updated else 'more than once in'} an update, and a pruner needs "
+                    "the one gradient that the update rests on; call backward() yourself and "
+                    "step() without a closure"
+                )
+            loss = closure()
+            self._awaits_closure = False
+            self._open(optimizer)
+            return loss
+
+        return opening
+
     @torch.no_grad()
-    def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if kwargs.get("closure", args[1] if len(args) > 1 else None) is not None:
-            raise UsageError(
-                "optimizer.step(closure) computes the gradients inside the step, where a pruner "
-                "cannot see them; call backward() yourself and step() without a closure"
-            )
-        gradients = [prunable.parameter.grad for prunable in self._prunable.values()]
-        # A subclass that calls its parent's step runs the hooks twice: the outer pair begins a
-        # step, the inner one ends it. With other gradients it is a new step, the last one failed.
-        if self._stepping is not None and all(map(is_, gradients, self._stepping)):
-            return
+    def _open(self, optimizer: Optimizer) -> None:
+        """Let the criterion see the gradients, and the optimizer the weights beneath masks."""
+        scale = getattr(optimizer, "grad_scale", None)
         self._follow()
         self._masks.bare()
-        given = {} if self.gradients is None else self.gradients()
+        given = self._merged.collect(scale)
+        given |= {} if self.gradients is None else self.gradients()
         # Fused optimizers run their hooks even on steps that a gradient scaler makes them skip,
         # and unscale the gradients themselves, inside the step.
         found_inf = getattr(optimizer, "found_inf", None)
@@ -303,18 +386,32 @@ class Pruner:
             return
         if not self._begun:
             self._begin()
-        self._stepping = gradients
-        self._evidence.see(getattr(optimizer, "grad_scale", None), given)
+        self._stepping = True
+        self._evidence.see(scale, given)
         if self._evidence.reads_before:
             for name in self._prunable:
                 self.criterion.before_step(self._view(name))
         if self._evidence.learns and not self._masks.settled:
             self._learn()
 
-    @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._stepping is not None:
-            self._stepping = None
+        call = self._call
+        if call is None or (call is not sys._getframe(1) and is_running(call)):
+            return
+        self._call = None
+        if self._awaits_closure:
+            self._awaits_closure = False
+            raise UsageError(
+                f"{type(optimizer).__name__} did not call its closure; call backward() yourself "
+                "and step() without one"
+            )
+        self._close()
+
+    @torch.no_grad()
+    def _close(self) -> None:
+        """Let the criterion see what became of the weights, choose masks, and cover with them."""
+        if self._stepping:
+            self._stepping = False
             if self._evidence.reads_after:
                 for name in self._prunable:
                     self.criterion.after_step(self._view(name))
@@ -361,7 +458,7 @@ class Pruner:
                 if view.gate is not None:
                     gradient.mul_(view.gate)
                 if self._hides(training=True):
-                    gradient.mul_(self._masks.values[name])
+                    gradient.masked_fill_(~self._masks.values[name], 0.0)
         self._evidence.learn(gradients)
 
     def _gate(self, name: str, training: bool) -> Tensor:
@@ -443,7 +540,7 @@ class Pruner:
             )
         with torch.no_grad():
             return {
-                name: spread(self.criterion.score(self._score_view(name)).clone(), parameter)
+                name: spread(scored(self.criterion, self._score_view(name)).clone(), parameter)
                 for name, parameter in self._evidence.parameters.items()
             }
 
@@ -453,13 +550,43 @@ class Pruner:
         It names what else of the model is large and stays dense.
         """
         self._show()
+        merged = {n: p.value() for n, p in self._prunable.items() if p.adapter is not None}
         return Summary(
             self.step,
-            self.scopes.count(dict(named_parameters(self.model))),
+            self.scopes.count(dict(named_parameters(self.model)) | merged),
             tuple(self.frozen),
             self.is_outcome,
             left_dense(self.model, self._prunable),
         )
+
+    @torch.no_grad()
+    def apply_to(self, module: nn.Module) -> None:
+        """Set to zero in a twin of the model what is pruned here.
+
+        ::
+
+            average.update_parameters(model)  # torch.optim.swa_utils.AveragedModel(model)
+            pruner.apply_to(average)
+
+        A twin has parameters of the same names and shapes: an average, a teacher, a copy that a
+        loss keeps, the merged form of a model with adapters. Wrappers around either, or around
+        their parts, are looked through. It gets the masks as they are now, and no pruner: call
+        this again when they have changed, or the twin has. (Of gates, it gets what they prune.)
+
+        Raises:
+            UsageError: it lacks a pruned weight, or has it in another shape.
+        """
+        twins = counterparts(unwrap(module), self._prunable)
+        for name, mask in self.masks.items():
+            there = twins[name].parameter
+            if there.shape != mask.shape:
+                raise UsageError(
+                    f"{name} is {tuple(mask.shape)} in the pruned model and {tuple(there.shape)} "
+                    f"in {type(module).__name__}; give a module of the pruned model's shape"
+                )
+        for name, mask in self.masks.items():
+            there = twins[name].parameter
+            twins[name].hide(part_of(whole(mask).to(local(there).device), there))
 
     # --- saving ------------------------------------------------------------------------------
 
@@ -501,9 +628,9 @@ class Pruner:
 
         Raises:
             UsageError: the state is of another criterion, allocation or ``hold``, of masks other
-                than those given or of other parameters. The schedule may change, as where training is to go on
-                for longer, but not so that gates which are part of the weights by now would open
-                again.
+                than those given or of other parameters; it keeps weights that are gone beneath
+                adapters. The schedule may change, as where training is to go on for longer, but
+                not so that gates which are part of the weights by now would open again.
         """
         self._follow()
         given = self._given
@@ -533,6 +660,10 @@ class Pruner:
                 "keep the schedule it was saved with"
             )
 
+        part = self._evidence.part
+        masks = {name: part(name, state["masks"][name]) for name in self._prunable}
+        self._check_frozen(masks)
+
         self.step = state["step"]
         self._evidence.load_state_dict(state)
         self._begun = True
@@ -541,8 +672,7 @@ class Pruner:
         self._masks.given = self._given.parts()
         self._masks.forget(self._prunable)
         self._masks.settled = False
-        part = self._evidence.part
-        self._masks.values = {name: part(name, state["masks"][name]) for name in self._prunable}
+        self._masks.values = masks
         self._masks.chosen = bool(self._given) or any(
             nonzeros(mask) < mask.numel() for mask in self.masks.values()
         )
@@ -553,10 +683,21 @@ class Pruner:
         for name, tensor in state.get("beneath", {}).items():
             self._masks.restore(name, part(name, tensor))
 
+    def _check_frozen(self, masks: Mapping[str, Tensor]) -> None:
+        """Raise UsageError where weights beneath adapters are gone that masks keep."""
+        adapted = {n: p for n, p in self._prunable.items() if p.adapter is not None}
+        gone = sum(int((masks[n] & ~p.kept()).count_nonzero()) for n, p in adapted.items())
+        if gone > few(sum(masks[n].numel() for n in adapted)):
+            raise UsageError(
+                f"{gone} weights that the state keeps are zero beneath their adapters by now, for "
+                "frozen ones do not come back; load the base model anew, then its adapters"
+            )
+
     def __getstate__(self) -> dict[str, Any]:
         """For ``copy.deepcopy`` and pickle: without the hooks, which belong to this optimizer."""
         self._show()
-        return self.__dict__ | {"_hooks": [], "attached": self._is_attached}
+        apart: dict[str, Any] = {"_hooks": [], "_call": None, "attached": self._is_attached}
+        return self.__dict__ | apart
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Ride on the copied optimizer of the copied model as on the original."""
@@ -564,6 +705,20 @@ class Pruner:
         self.__dict__.update(state)
         if attached:
             self._attach()
+
+
+def _check_values(name: str, parameter: nn.Parameter) -> None:
+    if parameter.is_meta:
+        raise UsageError(
+            f"{name} is on the meta device and has no values yet; load or initialise the model "
+            "before its optimizer and pruner are made"
+        )
+    kind = type(local(parameter).detach())
+    if kind is not Tensor or not can_code(parameter.dtype):
+        raise UsageError(
+            f"{name} is {parameter.dtype} in a {kind.__name__}, as quantised weights are; load the "
+            "model in float32, bfloat16 or float16 to prune it, and quantise what is left"
+        )
 
 
 def _check_type(name: str, value: object, kind: type, example: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prunella.allocation import Global
-from prunella.criteria.base import Criterion, View
+from prunella.criteria.base import Criterion, View, scored
 from prunella.errors import Diverged, UsageError
 from prunella.given import Given
 from prunella.masks import Masks
@@ -49,7 +49,7 @@ class Selection(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         prunable = self._prunable[name]
-        score = self._masks.shut(name, self._criterion.score(self._view(name)))
+        score = self._masks.shut(name, scored(self._criterion, self._view(name)))
         score = spread(score, prunable.parameter)
         return score if self._rows_apart(name) else prunable.oriented(whole(score))
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunella.adapters import layers_of
 from prunella.bitmask import pack, unpack
 from prunella.errors import UsageError
 from prunella.prunable import layouts, unwrap
@@ -76,7 +77,12 @@ class Snapshot:
 
     def _build(self) -> None:
         """A copy of the modules, with the original's own frozen parameters."""
-        frozen = {id(p): p for p in self.original.parameters() if not p.requires_grad}
+        bases = {  # which a pruner changes
+            id(p) for layer in layers_of(self.original).values() for p in layer.parameters()
+        }
+        frozen = {
+            id(p): p for p in self.original.parameters() if not (p.requires_grad or id(p) in bases)
+        }
         self.model = deepcopy(self.original, dict(frozen)).eval()
         spare_cache(self.model)
         owners = Counter(id(p) for _, p in self.model.named_parameters(remove_duplicate=False))
@@ -85,7 +91,7 @@ class Snapshot:
             weight = holder._parameters.get(attribute)
             if weight is not None and owners[id(weight)] == 1 and id(weight) not in frozen:
                 self._packed[name] = _Packed(holder, attribute, user)
-        self._trained = [n for n, p in self.model.named_parameters() if p.requires_grad]
+        self._trained = [n for n, p in self.model.named_parameters() if id(p) not in frozen]
         for parameter in self.model.parameters():
             if id(parameter) not in frozen:
                 parameter.requires_grad_(False)

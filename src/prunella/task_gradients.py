@@ -30,7 +30,7 @@ class TaskGradients:
         max_norm: to which the loop clips gradients; None = it does not.
 
     Raises:
-        UsageError: the model is sharded over processes.
+        UsageError: the model is sharded over processes, or weights beneath adapters are pruned.
     """
 
     def __init__(self, pruner: Pruner, max_norm: float | None = None):
@@ -38,6 +38,11 @@ class TaskGradients:
             raise UsageError(
                 "the task's gradients are not kept apart for a model that is sharded over "
                 "processes; train with DistributedDataParallel, or score by the joint gradient"
+            )
+        if any(prunable.adapter is not None for prunable in pruner.prunable.values()):
+            raise UsageError(
+                "the task's gradients are not kept apart for weights beneath adapters; score by "
+                "the joint gradient"
             )
         self.pruner = pruner
         self.max_norm = max_norm

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from prunella.errors import UsageError
 from prunella.sharding import part_of
 
 
@@ -100,6 +101,9 @@ class Criterion:
     gated: bool = False
     """Whether the model multiplies its weights by ``gate``."""
 
+    reads_optimizer: bool = False
+    """Whether scores rest on what the optimizer keeps for the weight itself."""
+
     target: float | None = None
     """The sparsity that the method is set to reach, where that is a setting of its own."""
 
@@ -147,6 +151,27 @@ class Criterion:
     def gate(self, view: View, training: bool) -> Tensor:
         """What the weight is multiplied by at this step, in training or in evaluation mode."""
         raise NotImplementedError
+
+
+def scored(criterion: Criterion, view: View) -> Tensor:
+    """A criterion's scores.
+
+    Raises:
+        UsageError: they do not belong to the weight: another shape or device, or no floats.
+    """
+    score = criterion.score(view)
+    fits = isinstance(score, Tensor) and score.is_floating_point()
+    if not fits or (score.shape, score.device) != (view.weight.shape, view.weight.device):
+        found = (
+            f"{score.dtype} {tuple(score.shape)} on {score.device}"
+            if isinstance(score, Tensor)
+            else repr(score)
+        )
+        raise UsageError(
+            f"the score of {criterion!r} for {view.name} is {found}; it must be one float a "
+            f"weight, {tuple(view.weight.shape)} on {view.weight.device}"
+        )
+    return score
 
 
 def averages(weight: Tensor, *names: str) -> dict[str, Tensor]:

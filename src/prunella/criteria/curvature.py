@@ -23,6 +23,8 @@ class Fisher(Criterion):
         UsageError: the optimizer keeps no ``exp_avg_sq`` (any of Adam's family does).
     """
 
+    reads_optimizer = True
+
     def score(self, view: View) -> Tensor:
         state = view.optimizer_state
         wide = torch.promote_types(view.weight.dtype, torch.float32)

@@ -11,7 +11,7 @@ penalties are added to the scores' gradients and not to the printed loss, and in
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 from zlib import crc32
 
@@ -82,7 +82,7 @@ class SoftMovement(Learned):
         penalty: λ, on the mean over matrices of the mean σ(S).
     """
 
-    target: float | None = None
+    target: float | None = field(default=None, kw_only=False)
     threshold: float = 0.1
     penalty: float = 400.0
 
@@ -137,7 +137,7 @@ class L0(Learned):
             and resumed runs agree.
     """
 
-    target: float | None = None
+    target: float | None = field(default=None, kw_only=False)
     penalty: float = 125.0
     lr: float = 1e-1
     seed: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -16,8 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from prunella.adapters import layers_of
 from prunella.bitmask import Coded, can_code, decode
 from prunella.errors import Unsaved, UsageError
+from prunella.prunable import Count, few, find_prunable, named_parameters, unwrap
 from prunella.runtime import files
 from prunella.runtime.encoder import fuse
 from prunella.runtime.engine import variant
@@ -31,6 +34,9 @@ from prunella.runtime.folder import (
     opened,
 )
 from prunella.runtime.linear import WORTH, places, replace, sparsify
+from prunella.sharding import nonzeros
+
+logger = logging.getLogger("prunella")
 
 Engine = Literal["sparse", "dense"]
 Format = Literal["sparse", "dense", "onnx"]
@@ -39,22 +45,36 @@ Format = Literal["sparse", "dense", "onnx"]
 _LOADING = ("dtype", "ignore_mismatched_sizes", "output_loading_info")
 
 
-def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> None:
+def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Count:
     """Save a model as a Transformers checkpoint whose sparse matrices are coded.
 
     A matrix takes one bit a weight and its non-zero values; every bit pattern comes back, so -0.0
     counts as a value. Files are written aside and put in place one by one, the weights last.
 
     Args:
-        model: any model of Transformers; who made its zeros does not matter.
+        model: any model of Transformers, wrapped or not; who made its zeros does not matter.
         folder: made if need be; weights of another form in it are removed.
         tokenizer: saved along.
 
+    Returns:
+        what was saved of the weights that a pruner prunes by default, of all matrices where it
+        would find none; the log is warned where hardly one of them is zero.
+
     Raises:
-        UsageError: it is not a model of Transformers.
+        UsageError: it is not a model of Transformers, or adapters lie over its weights.
         Unsaved: the folder cannot be written to.
     """
+    model = unwrap(model)
     _check_model(model)
+    count = _count(model)
+    if count.total - count.nonzero <= few(count.total):
+        logger.warning(
+            "%d of %d prunable weights are zero, so %s is no smaller than a dense checkpoint; was "
+            "it an average or a copy that was to be saved, Pruner.apply_to(MODEL) gives it zeros",
+            count.total - count.nonzero,
+            count.total,
+            folder,
+        )
     with _aside(Path(folder)) as aside:
         _save_dense(model, aside, tokenizer)
         with safe_open(aside / DENSE, "pt") as file:
@@ -62,6 +82,7 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> None
             files.write(tensors, aside / files.FILE)
             _warn_of_negative_zeros(tensors)
         (aside / DENSE).unlink()
+    return count
 
 
 def load(folder: str | Path, engine: Engine = "sparse") -> Any:
@@ -187,9 +208,24 @@ def _tokenizer(folder: Path) -> Any:
 # --- writing -------------------------------------------------------------------------------------
 
 
+def _count(model: nn.Module) -> Count:
+    parameters = dict(named_parameters(model))
+    try:
+        names = list(find_prunable(model, trained=False)[0])
+    except UsageError:
+        names = [name for name, parameter in parameters.items() if parameter.ndim > 1]
+    kept = sum(nonzeros(parameters[name]) for name in names)
+    return Count(kept, sum(parameters[name].numel() for name in names))
+
+
 def _check_model(model: nn.Module) -> None:
     from transformers import PreTrainedModel
 
+    if layers_of(model):
+        raise UsageError(
+            f"adapters lie over the weights of {type(model).__name__}, and a checkpoint of one "
+            "model has them merged; save model.merge_and_unload()"
+        )
     if not isinstance(model, PreTrainedModel):
         raise UsageError(
             f"{type(model).__name__} is not a model of Transformers, whose config a checkpoint "
