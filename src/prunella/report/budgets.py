@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 from prunella.report.cells import Cell
-from prunella.report.runs import Run
+from prunella.report.places import qualifiers
+from prunella.report.runs import Place, Run
 
 
 def _of_runs(read: Callable[[Run], Any]) -> Callable[[Cell], str]:
@@ -25,6 +26,7 @@ MEANS: dict[str, Callable[[Cell], str]] = {
     "steps": _of_runs(lambda run: run.steps),
     "batch size": _of_runs(lambda run: run.config.get("batch_size")),
     "training rows": _of_runs(lambda run: run.data("train")[0]),
+    "holdout": _of_runs(lambda run: run.data("holdout")[1][:8] or "unknown"),
     "teacher": _of_runs(_teacher),
     "settings tried": lambda cell: str(cell.searched),
     "seeds": lambda cell: str(cell.n),
@@ -50,27 +52,37 @@ def means(cell: Cell) -> dict[str, str]:
 
 def flags(cells: Sequence[Cell]) -> list[str]:
     """Sentences on what is not equal among the chosen cells of each task and model."""
-    universes: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
-    datas: dict[tuple[str, str], set[str]] = defaultdict(set)
+    universes: dict[Place, list[Cell]] = defaultdict(list)
     for cell in cells:
         if cell.chosen:
-            universes[cell.task, cell.model, cell.data].append(cell)
-            datas[cell.task, cell.model].add(cell.data)
-    found = [
-        f"{task}, {model}: runs were measured on {len(data)} different dev sets and are compared "
-        "only within each"
-        for (task, model), data in datas.items()
-        if len(data) > 1
-    ]
-    for (task, model, _), universe in universes.items():
+            universes[cell.place].append(cell)
+    found = list(_apart(universes))
+    called = qualifiers(universes)
+    for place, universe in universes.items():
+        where = f"{place.task}, {place.model}{called[place]}"
         for name in MEANS:
             values: dict[str, list[str]] = defaultdict(list)
             for cell in universe:
                 values[means(cell)[name]].append(cell.method)
             if len(values) > 1:
                 parts = (f"{value} ({_some(methods)})" for value, methods in values.items())
-                found.append(f"{task}, {model}: {name} not equal: {'; '.join(parts)}")
+                found.append(f"{where}: {name} not equal: {'; '.join(parts)}")
     return found
+
+
+def _apart(places: Iterable[Place]) -> Iterator[str]:
+    """Why runs of one task and model are not compared."""
+    groups: dict[tuple[str, str], list[Place]] = defaultdict(list)
+    for place in places:
+        groups[place.task, place.model].append(place)
+    kinds = (("data", "measured on", "dev sets"), ("metric", "judged by", "metrics"))
+    for (task, model), group in groups.items():
+        for name, how, what in (*kinds, ("pieces", "measured on dev in", "kinds of pieces")):
+            if len(values := {getattr(place, name) for place in group}) > 1:
+                yield (
+                    f"{task}, {model}: runs were {how} {len(values)} different {what} and are "
+                    "compared only within each"
+                )
 
 
 def _some(methods: Sequence[str]) -> str:

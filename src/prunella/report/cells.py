@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from prunella.report.runs import Run
+from prunella.report.runs import Place, Run
+
+# Settings in which a dense run should be as the pruned one beside it.
+_OF_DENSE = ("max_length", "batch_size", "lr", "max_train_samples", "holdout_seed", "precision")
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,9 +18,8 @@ class Cell:
     """Runs that differ in nothing but the seed, one a seed, in order of seed.
 
     Attributes:
-        task, model, metric: Of all its runs.
+        place: Of all its runs; cells of different ones are never compared.
         lower_is_better: Whether the metric is better when lower.
-        data: Hash of dev's rows; cells with different ones are never compared.
         sparsity: What was asked for; 0 for dense.
         criterion: As settings have it, such as "pins-released"; "dense" for dense runs.
         regularizers: In order of name.
@@ -38,11 +40,8 @@ class Cell:
             pruned runs of the same task and model took when computed densely.
     """
 
-    task: str
-    model: str
-    metric: str
+    place: Place
     lower_is_better: bool
-    data: str
     sparsity: float
     criterion: str
     regularizers: tuple[str, ...]
@@ -55,6 +54,18 @@ class Cell:
     searched: int = 1
     stamps: tuple[str, ...] = ()
     dense_latency_ms: float | None = None
+
+    @property
+    def task(self) -> str:
+        return self.place.task
+
+    @property
+    def model(self) -> str:
+        return self.place.model
+
+    @property
+    def metric(self) -> str:
+        return self.place.metric
 
     @property
     def label(self) -> str:
@@ -93,6 +104,11 @@ class Cell:
         return self.average("holdout")
 
     @property
+    def held_out(self) -> frozenset[str]:
+        """Hashes of the rows that were held out, as far as they are known."""
+        return frozenset({run.data("holdout")[1] for run in self.runs} - {""})
+
+    @property
     def steps(self) -> int:
         return self.runs[0].steps
 
@@ -112,3 +128,23 @@ class Cell:
         """Mean milliseconds for one input; `dense_latency_ms` for dense runs not measured."""
         own = self.average("latency_ms")
         return self.dense_latency_ms if own is None else own
+
+
+def one_holdout(cells: Iterable[Cell]) -> bool:
+    """Whether cells may be chosen among by the holdout: all have the same one, as far as known."""
+    return len(frozenset().union(*(cell.held_out for cell in cells))) < 2
+
+
+def twin(cell: Cell, dense: Iterable[Cell]) -> Cell | None:
+    """The dense cell of the same place that is most like a pruned one; None where there is none.
+
+    It has the same terms and steps, or else the same other settings, or is the plainest.
+    """
+
+    def unlike(other: Cell) -> tuple[bool, bool, int, int]:
+        ours, theirs = (each.runs[0].config for each in (cell, other))
+        odd = sum(ours.get(name) != theirs.get(name) for name in _OF_DENSE)
+        terms = other.regularizers != cell.regularizers
+        return terms, other.steps != cell.steps, odd, len(other.variant)
+
+    return min(dense, key=unlike, default=None)

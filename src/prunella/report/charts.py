@@ -59,6 +59,7 @@ def cell_row(cell: Cell, task: str, label: str) -> Spec:
         "method": cell.method,
         "model": cell.model,
         "sparsity": cell.sparsity,
+        "dense": cell.dense,
         "n": cell.n,
         "value": [rounded(unit * value, 5) for value in cell.values],
         "seed": list(cell.seeds),
@@ -80,14 +81,14 @@ _SEEDS: list[Spec] = [
     {"calculate": "datum.method === baseline ? datum.value : null", "as": "own"},
     {
         "joinaggregate": [{"op": "mean", "field": "own", "as": "level"}],
-        "groupby": ["model", "sparsity", "seed"],
+        "groupby": ["model", "sparsity", "dense", "seed"],
     },
-    {"calculate": "datum.sparsity === 0 ? datum.own : null", "as": "own"},
+    {"calculate": "datum.dense ? datum.own : null", "as": "own"},
     {
-        "joinaggregate": [{"op": "mean", "field": "own", "as": "dense"}],
+        "joinaggregate": [{"op": "mean", "field": "own", "as": "twin"}],
         "groupby": ["model", "seed"],
     },
-    {"calculate": "isFinite(datum.level) ? datum.level : datum.dense", "as": "base"},
+    {"calculate": "isFinite(datum.level) ? datum.level : datum.twin", "as": "base"},
     {"calculate": "difference ? datum.value - datum.base : datum.value", "as": "y"},
     {"filter": "!difference || isValid(datum.base) && isFinite(datum.base)"},
     {"filter": "indexof(shown, datum.label) >= 0"},
@@ -150,7 +151,7 @@ def _x(axis: Axis, rows: Sequence[Spec]) -> Spec:
 
 def _means(axis: Axis, *also: Spec) -> list[Spec]:
     """One row a cell: mean, and mean ± sd."""
-    whole = ["label", "sparsity", axis.key, "n", "raw", "note"]
+    whole = ["label", "sparsity", "dense", axis.key, "n", "raw", "note"]
     return [
         *_SEEDS,
         {"filter": f"isValid(datum.{axis.key})"},
@@ -173,7 +174,7 @@ def _reference() -> list[Spec]:
     """The dense model's mean ± sd from side to side; 0 where differences are shown."""
     dense = [
         *_SEEDS,
-        {"filter": "datum.sparsity === 0 && !difference"},
+        {"filter": "datum.dense && !difference"},
         {
             "aggregate": [
                 {"op": "mean", "field": "y", "as": "mean"},
@@ -227,7 +228,7 @@ def _front(axis: Axis, x: Spec, y: Spec) -> list[Spec]:
 
 def _lines(axis: Axis, styles: Styles, x: Spec, y: Spec) -> list[Spec]:
     style = styles.encoding({"expr": "shown"})
-    pruned = {"filter": "datum.sparsity > 0"}
+    pruned = {"filter": "!datum.dense"}
     band = {
         "y": y | {"field": "low", "stack": None},
         "y2": {"field": "high"},

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from prunella.report.budgets import unequal
-from prunella.report.cells import Cell
+from prunella.report.cells import Cell, one_holdout, twin
+from prunella.report.runs import Place
 from prunella.report.statistics import (
     CRITICAL,
     LEAST_ROWS,
@@ -52,10 +53,10 @@ def compare(cells: Sequence[Cell], baseline: str | None) -> tuple[Comparison, ..
         cells: Of the report; those that are not chosen have no part in it.
         baseline: ``Cell.method`` of the baseline; None where there is none.
     """
-    universes: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
+    universes: dict[Place, list[Cell]] = defaultdict(list)
     for cell in cells:
         if cell.chosen:
-            universes[cell.task, cell.model, cell.metric, cell.data].append(cell)
+            universes[cell.place].append(cell)
     found = [c for universe in universes.values() for c in _tested(universe, baseline)]
     tested = [place for place, c in enumerate(found) if c.p is not None]
     adjusted = holm([found[place].p or 0.0 for place in tested])
@@ -90,8 +91,8 @@ def _candidates(universe: Sequence[Cell], baseline: str | None) -> Iterator[Pair
             if best is not None:
                 yield from ((best, other, "best") for other in rivals)
         best = _best(here)
-        if best is not None and dense:
-            yield best, _twin_of(best, dense), "dense"
+        if best is not None and (other := twin(best, dense)) is not None:
+            yield best, other, "dense"
         for cell in here:
             yield from ((cell, parent, "ablation") for parent in _parents(cell, here))
     for lower, level in pairwise(levels):
@@ -119,7 +120,7 @@ def _baseline_of(
     if named is None:
         return None
     if named.dense:
-        return _twin_of(cell, dense)
+        return twin(cell, dense)
     if named.variant:
         return named
     alike = [c for c in here if c.criterion == named.criterion and c.variant == cell.variant]
@@ -130,19 +131,11 @@ def _baseline_of(
 
 
 def _best(cells: Sequence[Cell]) -> Cell | None:
-    """The best on the holdout, so that dev has no say in what it is asked."""
+    """The best on the holdout, so that dev has no say in what it is asked; None without one."""
     known = [cell for cell in cells if cell.holdout_mean is not None]
-    if len(known) < len(cells) or not cells:
+    if len(known) < len(cells) or not cells or not one_holdout(cells):
         return None
     return max(known, key=lambda c: (c.holdout_mean or 0.0) * (-1 if c.lower_is_better else 1))
-
-
-def _twin_of(cell: Cell, dense: Sequence[Cell]) -> Cell:
-    """The dense cell that is most like a pruned one: the same terms and steps, or else plain."""
-    return min(
-        dense,
-        key=lambda d: (d.regularizers != cell.regularizers, d.steps != cell.steps, d.variant),
-    )
 
 
 def _parents(cell: Cell, here: Sequence[Cell]) -> list[Cell]:
@@ -185,6 +178,8 @@ def _comparison(a: Cell, b: Cell, kind: str, drawn: Mapping[int, np.ndarray]) ->
         task=a.task,
         model=a.model,
         metric=a.metric,
+        data=a.place.data,
+        pieces=a.place.pieces,
         lower_is_better=a.lower_is_better,
         sparsity=a.sparsity,
         sparsity_b=b.sparsity,
@@ -219,8 +214,8 @@ def _obstacle(both: Sequence[tuple[Any, Any]], drawn: Mapping[int, np.ndarray]) 
     if not both:
         return "no seed in common"
     runs = [run for pair in both for run in pair]
-    if any(run.summands is None for run in runs):
-        return "predictions were not kept by all runs"
+    if obstacle := next((run.unpaired for run in runs if run.summands is None), ""):
+        return obstacle
     if any(id(run) not in drawn for run in runs):
         return f"dev has fewer than {LEAST_ROWS} rows"
     rows = [run.summands.rows for run in runs]
@@ -239,7 +234,7 @@ def verdict(found: Comparison) -> str:
     ± is the standard error. "n = 5" counts seeds.
     """
     level, other = f"{100 * found.sparsity:.3g} %", f"{100 * found.sparsity_b:.3g} %"
-    if found.sparsity_b in (0, found.sparsity):
+    if found.kind != "memory" or found.sparsity_b == found.sparsity:
         who = f"{found.a} over {found.b} at {level}"
     else:
         who = f"{found.a} at {level} over {found.b} at {other}"

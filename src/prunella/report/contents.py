@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from statistics import mean, stdev
 from typing import Any
 
+from prunella.report import places
 from prunella.report.cells import Cell
 from prunella.report.evidence import Evidence
 from prunella.report.overlap import overlaps
 from prunella.report.provenance import command
-from prunella.report.runs import SCOPES, Run
+from prunella.report.runs import SCOPES, Run, is_number
 from prunella.report.settings import HYPER, METHODS, label, text
 from prunella.report.tables import Column, Kind, Table
 
-WHERE = (Column("task", "task"), Column("model", "model"))
+PLACE = Column("place", "place")  # that of a cell; see `_placed`
 WHICH = (
     Column("method", "method"),
     Column("setting", "setting"),
@@ -27,6 +29,28 @@ WHICH = (
 @lru_cache(maxsize=1)  # the page and the files beside it ask for the same
 def tables(evidence: Evidence) -> tuple[Table, ...]:
     """All tables of a report, in the order in which they are shown; some may have no rows."""
+    cells = evidence.cells
+    names = places.odd(cell.place for cell in cells)
+    made = _tables(evidence)
+    return tuple(_placed(each, names) for each in made)
+
+
+def _placed(table: Table, names: Sequence[str]) -> Table:
+    """A table with the columns by which its rows' places are told apart, where it has places.
+
+    Metrics and dev sets are columns only where one task has several.
+    """
+    if not table.columns or table.columns[0] is not PLACE:
+        return table
+    names = [name for name in names if all(name != column.name for column in table.columns)]
+    return replace(
+        table,
+        columns=(*places.columns(names), *table.columns[1:]),
+        rows=tuple((*places.values(row[0], names), *row[1:]) for row in table.rows),
+    )
+
+
+def _tables(evidence: Evidence) -> tuple[Table, ...]:
     cells = evidence.cells
     return (
         results(cells),
@@ -49,7 +73,7 @@ def tables(evidence: Evidence) -> tuple[Table, ...]:
 def results(cells: Sequence[Cell]) -> Table:
     """Every cell: how good, how sure, what to bear in mind."""
     columns = (
-        *WHERE,
+        PLACE,
         *WHICH,
         Column("metric", "metric"),
         Column("n", "n", "whole"),
@@ -91,7 +115,7 @@ def results(cells: Sequence[Cell]) -> Table:
 def comparisons(evidence: Evidence) -> Table:
     """Every comparison that was made."""
     columns = (
-        *WHERE,
+        PLACE,
         Column("sparsity", "sparsity", "percent"),
         Column("a", "method"),
         Column("b", "against"),
@@ -126,7 +150,7 @@ def comparisons(evidence: Evidence) -> Table:
 def sizes(cells: Sequence[Cell]) -> Table:
     """What each chosen model holds, costs and takes."""
     columns = (
-        *WHERE,
+        PLACE,
         *WHICH,
         Column("measured", "measured", "percent"),
         *(Column(f"nonzero_{scope}", f"non-zero, {scope}", "whole") for scope in SCOPES),
@@ -165,7 +189,7 @@ def sizes(cells: Sequence[Cell]) -> Table:
 
 
 def _where(cell: Cell) -> tuple[Any, ...]:
-    return cell.task, cell.model, cell.method, cell.setting, cell.sparsity
+    return cell.place, cell.method, cell.setting, cell.sparsity
 
 
 def _spread(cell: Cell | None) -> tuple[float, float | None, int] | None:
@@ -183,12 +207,12 @@ def regularizers(cells: Sequence[Cell]) -> Table:
     found: dict[tuple[Any, ...], dict[tuple[str, ...], Cell]] = defaultdict(dict)
     for cell in plain:
         criterion = METHODS.get(cell.criterion, cell.criterion)
-        found[cell.task, cell.model, cell.sparsity, criterion][cell.regularizers] = cell
+        found[cell.place, cell.sparsity, criterion][cell.regularizers] = cell
     rows = [
         (*where, *(_spread(grid.get(names)) for names in terms)) for where, grid in found.items()
     ]
     note = "Mean on dev ± standard deviation over seeds (how many)."
-    first = (*WHERE, Column("sparsity", "sparsity", "percent"), Column("criterion", "criterion"))
+    first = (PLACE, Column("sparsity", "sparsity", "percent"), Column("criterion", "criterion"))
     title = "Criterion and regularizer"
     return Table("regularizers", title, note, (*first, *columns), tuple(rows if terms[1:] else []))
 
@@ -204,19 +228,19 @@ def choices(cells: Sequence[Cell]) -> Iterator[Table]:
                 value = cell.settings[name]
                 values[text(value)] = value
                 others = tuple(part for part in cell.variant if part != label(name, value))
-                where = (cell.task, cell.model, cell.sparsity, cell.criterion, others)
+                where = (cell.place, cell.sparsity, cell.criterion, others)
                 found[where][text(value)] = cell
         columns = [Column(label(name, values[v]), label(name, values[v]), "spread") for v in values]
         rows = [
             (
-                *where[:3],
-                ", ".join([METHODS.get(where[3], where[3]), *where[4]]),
+                *where[:2],
+                ", ".join([METHODS.get(where[2], where[2]), *where[3]]),
                 *(_spread(grid.get(v)) for v in values),
             )
             for where, grid in found.items()
             if len(grid) > 1
         ]
-        first = (*WHERE, Column("sparsity", "sparsity", "percent"), Column("method", "method"))
+        first = (PLACE, Column("sparsity", "sparsity", "percent"), Column("method", "method"))
         title = f"Effect of {name.replace('_', ' ')}"
         note = "Mean on dev ± standard deviation over seeds (how many); all else is the same."
         yield Table(f"effect-{name}", title, note, (*first, *columns), tuple(rows))
@@ -227,7 +251,7 @@ def search(cells: Sequence[Cell]) -> Table:
     tried = [cell for cell in cells if cell.searched > 1]
     names = sorted({n for cell in tried for n in cell.settings if n in HYPER})
     columns = (
-        *WHERE,
+        PLACE,
         Column("method", "method"),
         Column("sparsity", "sparsity", "percent"),
         *(Column(name, name.replace("_", " "), "number") for name in names),
@@ -239,7 +263,7 @@ def search(cells: Sequence[Cell]) -> Table:
     )
     rows = (
         (
-            *(cell.task, cell.model, cell.method, cell.sparsity),
+            *(cell.place, cell.method, cell.sparsity),
             *(_numeric(cell.settings.get(name)) for name in names),
             *(cell.n, cell.holdout_mean, cell.mean, cell.sd, cell.chosen),
         )
@@ -250,7 +274,7 @@ def search(cells: Sequence[Cell]) -> Table:
 
 
 def _numeric(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if is_number(value) else None
 
 
 # --- where the weights are -------------------------------------------------------------------
@@ -259,7 +283,7 @@ def _numeric(value: Any) -> float | None:
 def matrices(cells: Sequence[Cell]) -> Table:
     """Sparsity of every matrix."""
     columns = (
-        *WHERE,
+        PLACE,
         Column("method", "method"),
         Column("sparsity", "sparsity", "percent"),
         Column("matrix", "matrix"),
@@ -277,7 +301,7 @@ def matrices(cells: Sequence[Cell]) -> Table:
                 found[entry["name"], shape].append(1 - entry["nonzero"] / entry["total"])
         for (name, shape), values in found.items():
             sd = stdev(values) if len(values) > 1 else None
-            where = (cell.task, cell.model, cell.method, cell.sparsity)
+            where = (cell.place, cell.method, cell.sparsity)
             rows.append((*where, name, shape, mean(values), sd, len(values)))
     return Table("matrices", "Sparsity of every matrix", "", columns, tuple(rows))
 
@@ -285,7 +309,7 @@ def matrices(cells: Sequence[Cell]) -> Table:
 def masks(cells: Sequence[Cell]) -> Table:
     """How far masks agree, between seeds of a method and between methods."""
     columns = (
-        *WHERE,
+        PLACE,
         Column("sparsity", "sparsity", "percent"),
         Column("a", "method"),
         Column("b", "and"),
@@ -314,6 +338,7 @@ def runs(evidence: Evidence) -> Table:
         ("setting", "setting", "text"),
         ("sparsity", "sparsity", "percent"),
         ("seed", "seed", "text"),
+        ("metric", "metric", "text"),
         ("dev", "dev", "metric"),
         ("holdout", "holdout", "metric"),
         ("hours", "hours", "number"),
@@ -326,7 +351,8 @@ def runs(evidence: Evidence) -> Table:
     rows = [
         (
             *(run.name, run.task, run.model, cell.method, cell.setting, cell.sparsity, run.seed),
-            *(run.value, run.holdout, None if run.seconds is None else run.seconds / 3600),
+            *(run.metric, run.value, run.holdout),
+            None if run.seconds is None else run.seconds / 3600,
             *(command(run), run.commit, run.hardware, packages(run), run.data("dev")[1]),
         )
         for cell in evidence.cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prunella.report.cells import Cell
 from prunella.report.charts import AXES, Axis, cell_row, curve, published_rows
@@ -12,6 +12,8 @@ from prunella.report.evidence import Evidence
 from prunella.report.findings import Best, on_dev, percent, spread
 from prunella.report.looks import Spec, Styles
 from prunella.report.markup import Section, paragraph, text
+from prunella.report.places import qualifiers
+from prunella.report.runs import Place
 
 _LINES = 10  # of a task, that are shown at first
 _LEAST = 3  # cells that make a curve
@@ -38,19 +40,20 @@ class Explorer:
     @classmethod
     def of(cls, evidence: Evidence, styles: Styles, named: Mapping[int, str]) -> Explorer:
         """Of the chosen cells."""
-        groups: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
+        groups: dict[Place, list[Cell]] = defaultdict(list)
         for cell in evidence.cells:
             if cell.chosen:
-                groups[cell.task, cell.metric, cell.data].append(cell)
+                groups[replace(cell.place, model="")].append(cell)  # models share a picture
+        apart = qualifiers(groups)
         tasks: dict[str, Sequence[Cell]] = {}
         others = []
         # The one with most to show comes first.
-        for (task, metric, data), cells in sorted(groups.items(), key=lambda item: -len(item[1])):
-            alike = sum(key[0] == task for key in groups)
-            name = task if alike == 1 else f"{task} ({metric}, dev {data[:8]})"
+        for place, cells in sorted(groups.items(), key=lambda item: -len(item[1])):
+            name = f"{place.task}{apart[place]}"
             tasks[name] = cells
+            where = (place.task, place.metric)
             others += published_rows(
-                [p for p in evidence.published if (p.task, p.metric) == (task, metric)], name
+                [p for p in evidence.published if (p.task, p.metric) == where], name
             )
         rows = [cell_row(c, name, named[id(c)]) for name, cells in tasks.items() for c in cells]
         return cls(tasks, rows, others, styles, named)
@@ -58,8 +61,7 @@ class Explorer:
     @property
     def drawn(self) -> bool:
         """Whether there is a curve to be drawn."""
-        pruned = [row for row in self.rows if row["sparsity"] > 0]
-        return len(self.rows) >= _LEAST and bool(pruned)
+        return len(self.rows) >= _LEAST and not all(row["dense"] for row in self.rows)
 
     def data(self) -> Spec:
         """What the page's script needs: a chart for each axis, and the data once."""
@@ -67,7 +69,7 @@ class Explorer:
             return {}
         specs = {}
         for axis in AXES:
-            if any(row[axis.key] for row in self.rows if row["sparsity"] > 0):
+            if any(row[axis.key] is not None for row in self.rows if not row["dense"]):
                 specs[axis.key] = self.spec(axis)
                 data = specs[axis.key].pop("datasets")
         return {"specs": specs, "datasets": data}
@@ -133,8 +135,8 @@ class Explorer:
     def _axes(self) -> str:
         options = []
         for axis in AXES:
-            has = sum(row[axis.key] is not None for row in self.rows if row["sparsity"] > 0)
-            of = sum(row["sparsity"] > 0 for row in self.rows)
+            pruned = [row for row in self.rows if not row["dense"]]
+            has, of = sum(row[axis.key] is not None for row in pruned), len(pruned)
             state = "" if has == of else f" ({has} of {of})" if has else " (not measured)"
             off = "" if has else " disabled"
             options.append(f'<option value="{axis.key}"{off}>{text(axis.name + state)}</option>')

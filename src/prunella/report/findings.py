@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from prunella.report.cells import Cell
+from prunella.report.cells import Cell, twin
 from prunella.report.comparisons import NAMES
 from prunella.report.evidence import Evidence
 from prunella.report.looks import figure
 from prunella.report.picks import short_models
+from prunella.report.places import qualifiers
+from prunella.report.runs import Place
 from prunella.report.statistics import Comparison, scale
 
 _EACH = 3  # sentences on each question
@@ -148,29 +150,19 @@ class Best:
 
 def bests(evidence: Evidence) -> list[Best]:
     """At each task, model and sparsity, in this order."""
-    groups: dict[tuple[tuple[str, ...], float], list[Cell]] = defaultdict(list)
+    groups: dict[tuple[Place, float], list[Cell]] = defaultdict(list)
+    dense: dict[Place, list[Cell]] = defaultdict(list)
     for cell in evidence.cells:
-        if cell.chosen:
-            key = (cell.task, cell.model, cell.metric, cell.data)
-            groups[key, cell.sparsity].append(cell)
+        if cell.chosen and cell.dense:
+            dense[cell.place].append(cell)
+        elif cell.chosen:
+            groups[cell.place, cell.sparsity].append(cell)
     found = []
-    for (where, sparsity), cells in groups.items():
-        if sparsity > 0:
-            best = max(cells, key=lambda c: c.mean * (-1 if c.lower_is_better else 1))
-            dense = groups.get((where, 0.0), [])
-            beaten, ties = _rivals(best, evidence.comparisons)
-            found.append(Best(best, _twin(best, dense), len(cells), beaten, ties))
+    for (place, _), cells in groups.items():
+        best = max(cells, key=lambda c: c.mean * (-1 if c.lower_is_better else 1))
+        beaten, ties = _rivals(best, evidence.comparisons)
+        found.append(Best(best, twin(best, dense[place]), len(cells), beaten, ties))
     return found
-
-
-def _twin(cell: Cell, dense: Sequence[Cell]) -> Cell | None:
-    """The dense cell with the same terms and steps, or else the plainest."""
-
-    def unlike(other: Cell) -> tuple[bool, bool, int]:
-        terms = other.regularizers != cell.regularizers
-        return other.steps != cell.steps, terms, len(other.variant)
-
-    return min(dense, key=unlike, default=None)
 
 
 def _rivals(
@@ -179,9 +171,9 @@ def _rivals(
     beaten: list[str] = []
     ties: list[str] = []
     for c in comparisons:
-        here = (c.task, c.model, c.sparsity, c.sparsity_b)
+        here = (c.place, c.sparsity, c.sparsity_b)
         names = {c.a, c.b} - {best.method}
-        if here != (best.task, best.model, best.sparsity, best.sparsity) or len(names) != 1:
+        if here != (best.place, best.sparsity, best.sparsity) or len(names) != 1:
             continue
         if c.p is not None:
             (beaten if c.significant else ties).append(names.pop())
@@ -251,13 +243,17 @@ def _dullness(c: Comparison) -> float:
 def verdicts(evidence: Evidence) -> list[tuple[str, list[tuple[str, bool]], int]]:
     """By question: its title, some sentences with whether each is significant, these first, and how
     many more there are."""
-    several_tasks = len({(c.task, c.model) for c in evidence.comparisons}) > 1
+    places = {c.place for c in evidence.comparisons}
+    apart = qualifiers(places) if len(places) > 1 else None
     found = []
     for kind, title in QUESTIONS.items():
         group = [c for c in evidence.comparisons if c.kind == kind]
         group.sort(key=lambda c: (not c.significant, c.p is None, _dullness(c)))
         told = [
-            (f"{c.task}: {c.verdict}" if several_tasks else c.verdict, c.significant)
+            (
+                c.verdict if apart is None else f"{c.task}{apart[c.place]}: {c.verdict}",
+                c.significant,
+            )
             for c in group[:_EACH]
         ]
         if kind == "baseline" and evidence.baseline is not None:

@@ -10,8 +10,8 @@ from statistics import mean
 from typing import Any, TypeVar
 
 from prunella.experiments.config import LEARNED
-from prunella.report.cells import Cell
-from prunella.report.runs import Run, part
+from prunella.report.cells import Cell, one_holdout
+from prunella.report.runs import Place, Run, part
 from prunella.report.settings import HYPER, differing, label, method, order, settings_of, text
 
 CONVERGED = 5_000  # steps; learned scores need more than the 2,000 that were tried
@@ -28,10 +28,10 @@ def cells_of(runs: Sequence[Run]) -> tuple[tuple[Cell, ...], list[str]]:
     groups: dict[Key, list[Run]] = defaultdict(list)
     for run in runs:
         keys = sorted((name, text(value)) for name, value in settings[id(run)].items())
-        groups[_where(run), run.sparsity, run.criterion, run.regularizers, *keys].append(run)
+        groups[run.place, run.sparsity, run.criterion, run.regularizers, *keys].append(run)
     once, said = _once(groups.values(), Counter(run.commit for run in runs))
     cells: list[Cell] = []
-    for universe in _split(once, lambda group: (_where(group[0]), group[0].dense)):
+    for universe in _split(once, lambda group: (group[0].place, group[0].dense)):
         given = differing([(settings[id(group[0])], len(group)) for group in universe])
         named = [_named(group, settings[id(group[0])], given) for group in universe]
         for rivals in _split(named, lambda cell: (cell.sparsity, cell.method)):
@@ -41,13 +41,9 @@ def cells_of(runs: Sequence[Run]) -> tuple[tuple[Cell, ...], list[str]]:
 
 
 def sort_key(cell: Cell) -> Key:
-    """By task, model, sparsity and method."""
-    where = (cell.task, cell.model, cell.metric, cell.data)
-    return (*where, cell.sparsity, order(cell.criterion), cell.regularizers, cell.label)
-
-
-def _where(run: Run) -> Key:
-    return run.task, run.model, run.metric, run.data("dev")[1]
+    """By task, model, sparsity and method; dense runs first."""
+    first = (cell.place, not cell.dense, cell.sparsity)
+    return (*first, order(cell.criterion), cell.regularizers, cell.label)
 
 
 def _split(items: Iterable[T], key: Callable[[T], Key]) -> Iterator[list[T]]:
@@ -67,10 +63,12 @@ def _once(
     """One run a seed and group, in order of seed, and what became of the others.
 
     A seed that is there twice is no second observation. Kept is the run with predictions, made by
-    the code that made most runs, and of several such the first by name.
+    the code that made most runs, and of several such the first by name. A copy of a folder says the
+    same to the last digit, the seconds that it took included; a run that was made anew does not.
     """
     found, said = [], []
     repeats: list[str] = []
+    copies: list[str] = []
     twins = 0
     for group in groups:
         kept: dict[int, Run] = {}
@@ -82,29 +80,43 @@ def _once(
             first = kept.setdefault(run.seed, run)
             if first is run:
                 continue
-            if not math.isclose(first.value, run.value, rel_tol=SAME, abs_tol=SAME):
+            name, other = _told_apart(run, first)
+            if run.result == first.result:
+                copies += [f"{name} is a copy of {other}"] * (not run.twin)
+            elif not math.isclose(first.value, run.value, rel_tol=SAME, abs_tol=SAME):
                 said.append(
-                    f"the same settings and seed came to {first.value:.6g} in {first.name} "
-                    f"(commit {first.commit[:10]}) and to {run.value:.6g} in {run.name} "
+                    f"the same settings and seed came to {first.value:.6g} in {other} "
+                    f"(commit {first.commit[:10]}) and to {run.value:.6g} in {name} "
                     f"(commit {run.commit[:10]}); the first is used"
                 )
             elif run.twin:
                 twins += 1
             else:
-                repeats.append(f"{run.name} repeats {first.name}")
+                repeats.append(f"{name} repeats {other}")
         found.append([kept[seed] for seed in sorted(kept)])
     if repeats:
-        more = f" and {len(repeats) - 3} more" if len(repeats) > 3 else ""
-        said.append(
-            f"{_plural(len(repeats), 'run')} with settings and seed of another left aside: "
-            f"{'; '.join(repeats[:3])}{more}"
-        )
+        what = f"{_plural(len(repeats), 'run')} with settings and seed of another"
+        said.append(f"{what} left aside: {_first(repeats)}")
+    if copies:
+        said.append(f"counted once: {_first(copies)}")
     if twins:
         said.append(
             f"{_plural(twins, 'dense twin')} left aside that came to the same as another of the "
             "same settings and seed"
         )
     return found, said
+
+
+def _told_apart(run: Run, other: Run) -> tuple[str, str]:
+    """What two runs are called: by their folders' names, or paths where these are the same."""
+    if run.name != other.name:
+        return run.name, other.name
+    return str(run.folder), str(other.folder)
+
+
+def _first(words: Sequence[str]) -> str:
+    more = f" and {len(words) - 3} more" if len(words) > 3 else ""
+    return f"{'; '.join(words[:3])}{more}"
 
 
 def _plural(count: int, noun: str) -> str:
@@ -121,11 +133,8 @@ def _named(runs: Sequence[Run], settings: Mapping[str, Any], given: Mapping[str,
     labels = [label(name, own[name]) for name in odd if name not in HYPER]
     first = runs[0]
     return Cell(
-        task=first.task,
-        model=first.model,
-        metric=first.metric,
+        place=first.place,
         lower_is_better=first.lower_is_better,
-        data=first.data("dev")[1],
         sparsity=first.sparsity,
         criterion=first.criterion,
         regularizers=first.regularizers,
@@ -141,9 +150,11 @@ def _chosen(cells: Sequence[Cell]) -> list[Cell]:
     """Cells that differ in hyper-parameters alone, the one that is best on the holdout marked.
 
     They are held against each other on the seeds that all of them have, so that a setting tried
-    with one lucky seed does not win over one with five; where there is none, on all seeds.
+    with one lucky seed does not win over one with five; where there is none, on all seeds. Where
+    they held out different rows, only those with the rows that most runs held out can be chosen.
     """
-    seeds = set.intersection(*({*cell.seeds} for cell in cells))
+    rivals = _with_one_holdout(cells)
+    seeds = set.intersection(*({*cell.seeds} for cell in rivals))
 
     def merit(cell: Cell) -> tuple[float, int]:
         values = [run.holdout for run in cell.runs if run.seed in seeds or not seeds]
@@ -152,23 +163,32 @@ def _chosen(cells: Sequence[Cell]) -> list[Cell]:
             return -math.inf, cell.n
         return mean(known) * (-1 if cell.lower_is_better else 1), cell.n
 
-    best = max(cells, key=merit)
+    best = max(rivals, key=merit)
     return [replace(cell, chosen=cell is best, searched=len(cells)) for cell in cells]
+
+
+def _with_one_holdout(cells: Sequence[Cell]) -> Sequence[Cell]:
+    if one_holdout(cells):
+        return cells
+    counts = Counter(run.data("holdout")[1] for cell in cells for run in cell.runs)
+    usual = max(counts, key=lambda known: (counts[known], known))
+    return [cell for cell in cells if cell.held_out == {usual}] or cells[:1]
 
 
 def _with_latency(cells: Sequence[Cell]) -> list[Cell]:
     """The cells, dense ones with what pruned models took when computed densely."""
-    measured: dict[Key, list[float]] = defaultdict(list)
+    measured: dict[Place, list[Run]] = defaultdict(list)
     for cell in cells:
-        for run in cell.runs:
-            if run.dense_latency_ms is not None:
-                measured[cell.task, cell.model].append(run.dense_latency_ms)
-    return [
-        replace(cell, dense_latency_ms=mean(measured[cell.task, cell.model]))
-        if cell.dense and measured[cell.task, cell.model]
-        else cell
-        for cell in cells
-    ]
+        measured[cell.place] += [run for run in cell.runs if run.dense_latency_ms is not None]
+    found = []
+    for cell in cells:
+        runs = measured[cell.place]
+        alike = len({run.speed_setting for run in runs}) == 1  # inputs of one length, or of none
+        times = [run.dense_latency_ms or 0.0 for run in runs if alike]
+        found.append(
+            replace(cell, dense_latency_ms=mean(times)) if cell.dense and times else cell
+        )
+    return found
 
 
 # --- stamps ----------------------------------------------------------------------------------
@@ -198,6 +218,7 @@ def _stamps(cell: Cell) -> tuple[str, ...]:
         "packages": {text(run.packages) for run in runs},
         "hardware": {run.hardware for run in runs},
         "training rows": {run.data("train")[1] for run in runs},
+        "holdouts": {run.data("holdout")[1] for run in runs} - {""},
     }
     found += [f"mixed {name}" for name, values in mixed.items() if len(values) > 1]
     return tuple(found)

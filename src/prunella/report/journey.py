@@ -30,8 +30,8 @@ def which(pick: Pick) -> str:
     else:
         seeds = sorted({each.run.seed for each in pick.shown})
         words = (
-            f"Drawn are single runs on {pick.task}{at}, of each method the first seed that has a "
-            f"trace ({several(map(str, seeds))})."
+            f"Drawn are single runs on {pick.place.task}{pick.apart}{at}, of each method the first "
+            f"seed that has a trace ({several(map(str, seeds))})."
         )
     if pick.left:
         words += f" Left out, for there are too many lines: {several(pick.left)}."
@@ -201,10 +201,10 @@ def _overlap(pick: Pick, masks: Table, figures: Figures) -> str:
     def get(values: Sequence[Any], name: str) -> Any:
         return values[places[name]]
 
-    here = (pick.task, pick.model, pick.level)
-    rows = [
-        r for r in masks.rows if tuple(get(r, n) for n in ("task", "model", "sparsity")) == here
-    ]
+    place = pick.place
+    where = {"task": place.task, "model": place.model, "sparsity": pick.level}
+    where |= {name: getattr(place, name) for name in ("metric", "data", "pieces") if name in places}
+    rows = [r for r in masks.rows if all(get(r, name) == value for name, value in where.items())]
     if not rows:
         return ""
     found = [tuple(get(r, name) for name in ("a", "b", "overlap", "pairs")) for r in rows]

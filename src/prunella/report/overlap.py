@@ -10,25 +10,25 @@ from typing import Any
 import numpy as np
 
 from prunella.report.cells import Cell
-from prunella.report.runs import Run
+from prunella.report.runs import Place, Run
 from prunella.report.traces import sample
 
 
 def overlaps(cells: Sequence[Cell]) -> Iterator[tuple[Any, ...]]:
-    """Task, model, sparsity, two methods, pairs of runs, their mean overlap, and that by chance.
+    """Place, sparsity, two methods, pairs of runs, their mean overlap, and that by chance.
 
-    Of the chosen cells of each task, model and sparsity: a method with itself between seeds, and
+    Of the chosen cells of each place and sparsity: a method with itself between seeds, and
     with each other one at equal seeds. Only masks of the same weights are compared.
     """
-    groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
+    groups: dict[tuple[Place, float], list[Cell]] = defaultdict(list)
     for cell in cells:
         if cell.chosen and not cell.dense:
-            groups[cell.task, cell.model, cell.data, cell.sparsity].append(cell)
-    for (task, model, _, sparsity), group in groups.items():
+            groups[cell.place, cell.sparsity].append(cell)
+    for (place, sparsity), group in groups.items():
         owners = [(cell, run) for cell in group for run in cell.runs]
         for a, b, values in _between(owners):
             overlap, chance = np.mean(values, axis=0).tolist()
-            yield task, model, sparsity, a, b, len(values), overlap, chance
+            yield place, sparsity, a, b, len(values), overlap, chance
 
 
 def _between(

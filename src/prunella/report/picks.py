@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from prunella.report.cells import Cell
 from prunella.report.pictures import Shown
+from prunella.report.places import qualifiers
+from prunella.report.runs import Place
 
 MOST = 10  # lines that can still be told apart
 
@@ -39,14 +41,15 @@ class Pick:
     """Runs that stand for their methods: at one task, model and sparsity, one a method.
 
     Attributes:
+        apart: What tells the place from others of its task: see `places.qualifiers`.
         level: Sparsity; 0 where only dense runs have a trace.
         shown: In the order of methods, dense ones first.
         left: Labels of methods that are not shown, of too many.
-        elsewhere: Tasks and models whose traces are not shown.
+        elsewhere: Places whose traces are not shown, in words.
     """
 
-    task: str
-    model: str
+    place: Place
+    apart: str
     level: float
     shown: tuple[Shown, ...]
     left: tuple[str, ...]
@@ -60,30 +63,27 @@ def pick(cells: Sequence[Cell]) -> Pick | None:
     traced = [cell for cell in cells if cell.chosen and any(run.trace for run in cell.runs)]
     if not traced:
         return None
-    counts = Counter[tuple[str, str, str, str]]()
+    counts = Counter[Place]()
     for cell in traced:
-        counts[_where(cell)] += cell.n
+        counts[cell.place] += cell.n
     place = max(counts, key=lambda key: counts[key])
-    here = [cell for cell in traced if _where(cell) == place]
+    apart = qualifiers(counts)
+    here = [cell for cell in traced if cell.place == place]
     levels = Counter(cell.sparsity for cell in here if not cell.dense)
     level = max(levels, key=lambda value: (levels[value], value), default=0.0)
-    here = [cell for cell in here if cell.sparsity in (0.0, level)]
+    here = [cell for cell in here if cell.dense or cell.sparsity == level]
     first = sorted(here, key=lambda cell: (not cell.dense, len(cell.variant)))[:MOST]
     chosen = [cell for cell in here if any(cell is other for other in first)]
     return Pick(
-        task=place[0],
-        model=place[1],
+        place=place,
+        apart=apart[place],
         level=level,
         shown=tuple(_shown(cell, named[id(cell)]) for cell in chosen),
         left=tuple(named[id(cell)] for cell in here if not any(cell is c for c in chosen)),
         elsewhere=tuple(
-            f"{task}, {model}" for task, model, *_ in counts if (task, model) != place[:2]
+            f"{other.task}, {other.model}{apart[other]}" for other in counts if other != place
         ),
     )
-
-
-def _where(cell: Cell) -> tuple[str, str, str, str]:
-    return cell.task, cell.model, cell.metric, cell.data
 
 
 def _shown(cell: Cell, label: str) -> Shown:

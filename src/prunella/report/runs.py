@@ -29,6 +29,23 @@ class Problem:
     left_out: bool = True
 
 
+@dataclass(frozen=True, order=True)
+class Place:
+    """What figures have to share before one is held against another.
+
+    Attributes:
+        task, model, metric: As runs have them.
+        data: Hash of dev's rows; where it is not known, how many there are; or "".
+        pieces: In which pieces dev is read, where the metric depends on that; or "".
+    """
+
+    task: str
+    model: str
+    metric: str
+    data: str = ""
+    pieces: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """A finished run.
@@ -42,6 +59,7 @@ class Run:
         twin: Whether it is the dense twin of a run, out of that run's folder.
         summands: What its predictions on dev add to the headline metric, row by row; None where
             no predictions were kept, or they do not make up the metric.
+        unpaired: Why there are no summands; "" where there are.
     """
 
     folder: Path
@@ -49,6 +67,7 @@ class Run:
     trace: Mapping[str, Any] | None = None
     twin: bool = False
     summands: Summands | None = None
+    unpaired: str = "predictions were not kept by all runs"
 
     # --- what was asked ----------------------------------------------------------------------
 
@@ -96,6 +115,22 @@ class Run:
         return int(self.config["seed"])
 
     # --- what came of it ---------------------------------------------------------------------
+
+    @property
+    def place(self) -> Place:
+        """Where its figures stand."""
+        rows, known = self.data("dev")
+        data = known or ("" if rows is None else f"{rows} rows")
+        return Place(self.task, self.model, self.metric, data, self._pieces)
+
+    @property
+    def _pieces(self) -> str:
+        """A perplexity is of tokens that are read in blocks, and depends on their length."""
+        length = part(self.result.get("task"), "max_length") or self.config.get("max_length")
+        if self.metric != "perplexity" or length is None:
+            return ""
+        stride = part(self.result.get("task"), "stride") or self.config.get("stride")
+        return f"blocks of {length} tokens" + (f", {stride} of them again" if stride else "")
 
     @property
     def metric(self) -> str:

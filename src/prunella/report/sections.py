@@ -21,6 +21,8 @@ from prunella.report.findings import (
 )
 from prunella.report.looks import Styles, figure
 from prunella.report.markup import Figures, Section, bullets, paragraph, part, row, table, text
+from prunella.report.places import qualifiers
+from prunella.report.runs import Place, is_number
 from prunella.report.settings import HYPER
 from prunella.report.statistics import Comparison, scale
 from prunella.report.tables import Column, Table
@@ -91,19 +93,20 @@ def _forests(
     comparisons: Sequence[Comparison], kinds: Sequence[str], key: str, figures: Figures
 ) -> Iterator[str]:
     """For each task and model, the intervals at the sparsity with the most of them."""
-    groups: dict[tuple[str, str, str], list[Comparison]] = defaultdict(list)
+    groups: dict[Place, list[Comparison]] = defaultdict(list)
     for c in comparisons:
         if c.kind in kinds and c.p is not None:
-            groups[c.task, c.model, c.metric].append(c)
+            groups[c.place].append(c)
+    apart = qualifiers(c.place for c in comparisons)
     ranked = sorted(groups.items(), key=lambda item: -len(item[1]))
-    for place, ((task, model, metric), group) in enumerate(ranked[:_CHARTS]):
+    for number, (place, group) in enumerate(ranked[:_CHARTS]):
         levels = Counter(c.sparsity for c in group)
         level = max(levels, key=lambda value: (levels[value], value))
         here = [c for c in group if c.sparsity == level]
         drawn = here[:_FOREST]
-        spec = contrasts.forest(drawn, "points" if scale(metric) == 100 else metric)
-        title = f"Differences at {percent(level)}, {task}, {model}"
-        yield figures.add(f"{key}-{place}", spec, title, _surest(drawn, len(here)))
+        spec = contrasts.forest(drawn, "points" if scale(place.metric) == 100 else place.metric)
+        title = f"Differences at {percent(level)}, {place.task}, {place.model}{apart[place]}"
+        yield figures.add(f"{key}-{number}", spec, title, _surest(drawn, len(here)))
 
 
 def _surest(drawn: Sequence[Comparison], of: int) -> str:
@@ -166,10 +169,11 @@ def _missing(words: str) -> str:
 
 
 def _grids(cells: Sequence[Cell], figures: Figures) -> Iterator[str]:
-    groups: dict[tuple[str, str, str, float], list[Cell]] = defaultdict(list)
+    groups: dict[tuple[Place, float], list[Cell]] = defaultdict(list)
+    apart = qualifiers(cell.place for cell in cells)
     for cell in cells:
         if cell.chosen and not cell.dense and cell.variant == cell.regularizers:
-            groups[cell.task, cell.model, cell.data, cell.sparsity].append(cell)
+            groups[cell.place, cell.sparsity].append(cell)
     grids = [group for group in groups.values() if len({c.regularizers for c in group}) > 1]
     grids.sort(key=lambda group: -len(group))
     for place, group in enumerate(grids[:_CHARTS]):
@@ -179,21 +183,23 @@ def _grids(cells: Sequence[Cell], figures: Figures) -> Iterator[str]:
         if plain:
             alone = max(plain, key=lambda c: c.mean * (-1 if c.lower_is_better else 1))
             words += f"; without a regularizer: {alone.method}, {spread(alone)}"
-        title = f"{percent(best.sparsity)}, {best.task}, {best.model}"
+        title = f"{percent(best.sparsity)}, {best.task}, {best.model}{apart[best.place]}"
         yield figures.add(f"grid-{place}", contrasts.grid(group), title, f"{words}.")
 
 
 def _rates(cells: Sequence[Cell], styles: Styles, figures: Figures) -> Iterator[str]:
     """Each hyper-parameter at the task, model and sparsity with the most values of it."""
     drawn = 0
+    apart = qualifiers(cell.place for cell in cells)
     for name in HYPER:
-        groups: dict[tuple[str, str, str, float], list[Cell]] = defaultdict(list)
+        groups: dict[tuple[Place, float], list[Cell]] = defaultdict(list)
         for cell in _lines(cells, name):
-            groups[cell.task, cell.model, cell.data, cell.sparsity].append(cell)
+            groups[cell.place, cell.sparsity].append(cell)
         if groups and drawn < _CHARTS:
             group = max(groups.values(), key=len)
             title = f"{contrasts.named(name)} at {percent(group[0].sparsity)}"
-            words = f"{group[0].task}. Ringed: chosen on the holdout. {_ranges(group, name)}"
+            where = f"{group[0].task}{apart[group[0].place]}"
+            words = f"{where}. Ringed: chosen on the holdout. {_ranges(group, name)}"
             yield figures.add(f"rates-{name}", contrasts.rates(group, name, styles), title, words)
             drawn += 1
 
@@ -202,8 +208,8 @@ def _lines(cells: Sequence[Cell], name: str) -> Iterator[Cell]:
     """Cells of methods with several values of a hyper-parameter, all others as chosen."""
     lines: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
-        if isinstance(cell.settings.get(name), int | float):
-            lines[cell.task, cell.model, cell.data, cell.sparsity, cell.method].append(cell)
+        if is_number(cell.settings.get(name)):
+            lines[cell.place, cell.sparsity, cell.dense, cell.method].append(cell)
     for line in lines.values():
         chosen = next((cell for cell in line if cell.chosen), line[0])
         alike = [c for c in line if _others(c, name) == _others(chosen, name)]

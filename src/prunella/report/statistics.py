@@ -21,6 +21,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from prunella.report.runs import Place
 from prunella.report.summands import Summands
 
 DRAWS = 10_000
@@ -38,7 +39,7 @@ class Comparison:
     Differences are a - b, in the metric's own unit: multiply by `scale` for what people read.
 
     Attributes:
-        task, model, metric: Of both.
+        task, model, metric, data, pieces: Of the place of both.
         lower_is_better: Whether a negative difference is in favour of a.
         sparsity, sparsity_b: Asked of a and of b; the same but for comparisons at equal memory.
         a, b: `Cell.method` of each.
@@ -77,6 +78,12 @@ class Comparison:
     unequal: tuple[str, ...]
     verdict: str
     by_seeds: float | None = None
+    data: str = ""
+    pieces: str = ""
+
+    @property
+    def place(self) -> Place:
+        return Place(self.task, self.model, self.metric, self.data, self.pieces)
 
     @property
     def significant(self) -> bool:
@@ -96,29 +103,20 @@ class Comparison:
         return scale(self.metric)
 
 
-FRACTIONS = (
-    "accuracy",
-    "balanced_accuracy",
-    "exact_match",
-    "f1",
-    "has_answer_f1",
-    "macro_ap",
-    "macro_f1",
-    "mcc",
-    "micro_ap",
-    "micro_f1",
-    "no_answer_f1",
-    "pearson",
-    "precision",
-    "recall",
-    "spearman",
-    "subset_accuracy",
-)
+# Words in the names of metrics that are fractions of 1: "macro_f1", "average_precision".
+FRACTIONS = {
+    *("accuracy", "ap", "auc", "f1", "jaccard", "match", "mcc"),
+    *("pearson", "precision", "recall", "spearman"),
+}
 
 
 def scale(metric: str) -> float:
-    """What to multiply a metric by for people: 100 for fractions of 1, and 1 for others."""
-    return 100.0 if metric in FRACTIONS else 1.0
+    """What to multiply a metric by for people: 100 for fractions of 1, and 1 for others.
+
+    >>> scale("macro_f1"), scale("exact_match"), scale("bleu")
+    (100.0, 100.0, 1.0)
+    """
+    return 100.0 if FRACTIONS & {*metric.lower().split("_")} else 1.0
 
 
 # --- the bootstrap ---------------------------------------------------------------------------
