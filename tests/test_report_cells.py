@@ -1,6 +1,7 @@
 """Which runs are the same method, what it is called, which setting is chosen, and the stamps."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -140,12 +141,22 @@ def test_settings_are_said_in_few_words(name: str, value: Any, words: str) -> No
 
 def test_a_seed_counts_once(tmp_path: Path) -> None:
     write_run(tmp_path / "a", seed=0)
-    write_run(tmp_path / "b", seed=0)
+    edit(write_run(tmp_path / "b", seed=0), {"seconds": 401.5})
     write_run(tmp_path / "c", seed=1)
     found = Evidence.read([tmp_path])
     (cell,) = found.cells
     assert [run.name for run in cell.runs] == ["a", "c"]
     assert "1 run with settings and seed of another left aside: b repeats a" in found.flags
+
+
+def test_a_copy_is_called_one_and_a_run_made_anew_is_not(tmp_path: Path) -> None:
+    write_run(tmp_path / "a" / "run", twin=1.4)
+    edit(write_run(tmp_path / "b" / "run", twin=1.4), {"seconds": 401.5})
+    shutil.copytree(tmp_path / "a" / "run", tmp_path / "exported")
+    first, *others = (flag for flag in Evidence.read([tmp_path]).flags)
+    assert f"{tmp_path / 'b' / 'run'} repeats {tmp_path / 'a' / 'run'}" in first
+    assert "counted once: exported is a copy of run" in others
+    assert "exported" not in first
 
 
 def test_repeated_twins_are_counted_not_listed(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import vl_convert
 
 from prunella.report.cells import Cell
 from prunella.report.looks import LIGHT, VERSION, Spec, Styles, chart, config, figure, rounded
+from prunella.report.metrics import scale
 from prunella.report.published import Published
-from prunella.report.statistics import scale
 
 _NEAR = 1.5  # points or less apart, names would hide each other
 
@@ -35,7 +35,7 @@ class Axis:
 
 
 AXES = (
-    Axis("weights", "remaining weights", "Remaining prunable weights, %", "~g", log=True),
+    Axis("weights", "remaining weights", "Remaining prunable weights, %", ".4~g", log=True),
     Axis("parameters", "non-zero parameters", "Non-zero parameters of the whole model", "~s"),
     Axis("flops", "FLOPs", "Floating-point operations for one input, zeros skipped", "~s"),
     Axis("megabytes", "bytes", "Weights on disk, MB", "~r"),
@@ -140,7 +140,13 @@ def _x(axis: Axis, rows: Sequence[Spec]) -> Spec:
     scaled: Spec = {"nice": False, "padding": 12}
     if axis.log:
         levels = sorted({round(100 * (1 - row["sparsity"]), 2) for row in rows})
-        scaled["type"] = "log"
+        shown = [row[axis.key] for row in rows if row.get(axis.key) is not None]
+        if min(shown, default=1) > 0:
+            scaled["type"] = "log"
+        else:  # nothing at all remains of some, and 0 has no logarithm
+            levels = sorted({0, *levels})
+            least = min((value for value in shown if value > 0), default=1)
+            scaled |= {"type": "symlog", "constant": least}
         # A logarithmic axis leaves out labels beyond a count of its own.
         about |= {"values": levels, "labelOverlap": "greedy", "tickCount": 50}
     else:

@@ -23,6 +23,7 @@ import numpy as np
 
 from prunella.report.budgets import unequal
 from prunella.report.cells import Cell, one_holdout, twin
+from prunella.report.metrics import called, scale
 from prunella.report.runs import Place
 from prunella.report.statistics import (
     CRITICAL,
@@ -32,17 +33,11 @@ from prunella.report.statistics import (
     holm,
     paired,
     resampled,
-    scale,
 )
 from prunella.report.summands import Summands
+from prunella.report.tables import share
 
 ENOUGH_SEEDS = 5
-NAMES = {"bleu": "BLEU", "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2"}
-NAMES |= {"rougeL": "ROUGE-L", "f1": "F1", "mcc": "MCC"}
-NAMES |= {"micro_f1": "micro F1", "macro_f1": "macro F1"}
-NAMES |= {"micro_ap": "micro average precision", "macro_ap": "macro average precision"}
-NAMES |= {"pearson": "Pearson's r", "spearman": "Spearman's ρ"}
-
 Pair = tuple[Cell, Cell, str]
 
 
@@ -233,7 +228,7 @@ def verdict(found: Comparison) -> str:
 
     ± is the standard error. "n = 5" counts seeds.
     """
-    level, other = f"{100 * found.sparsity:.3g} %", f"{100 * found.sparsity_b:.3g} %"
+    level, other = (share(s, 2, short=True) for s in (found.sparsity, found.sparsity_b))
     if found.kind != "memory" or found.sparsity_b == found.sparsity:
         who = f"{found.a} over {found.b} at {level}"
     else:
@@ -269,5 +264,5 @@ def _amount(found: Comparison, value: float, sign: str = "") -> str:
 def _unit(found: Comparison) -> str:
     if scale(found.metric) == 100:
         return "points"
-    unit = NAMES.get(found.metric, found.metric)
+    unit = called(found.metric)
     return f"{unit} (lower is better)" if found.lower_is_better else unit

@@ -9,7 +9,7 @@ from functools import lru_cache
 from statistics import mean, stdev
 from typing import Any
 
-from prunella.report import places
+from prunella.report import ladders, places
 from prunella.report.cells import Cell
 from prunella.report.evidence import Evidence
 from prunella.report.overlap import overlaps
@@ -54,11 +54,13 @@ def _tables(evidence: Evidence) -> tuple[Table, ...]:
     cells = evidence.cells
     return (
         results(cells),
+        metrics(cells),
         comparisons(evidence),
         sizes(cells),
         regularizers(cells),
         *choices(cells),
         search(cells),
+        ladders.table(evidence.ladders),
         matrices(cells),
         masks(cells),
         runs(evidence),
@@ -82,6 +84,7 @@ def results(cells: Sequence[Cell]) -> Table:
         Column("values", "raw, by seed", "list"),
         Column("seeds", "seeds"),
         Column("holdout", "holdout", "metric"),
+        Column("test", "test", "metric"),
         Column("steps", "steps", "whole"),
         Column("seconds", "seconds", "whole"),
         Column("chosen", "chosen", "mark"),
@@ -97,6 +100,7 @@ def results(cells: Sequence[Cell]) -> Table:
             cell.values,
             " ".join(map(str, cell.seeds)),
             cell.holdout_mean,
+            cell.average("test"),
             cell.average("steps"),
             cell.average("seconds"),
             cell.chosen,
@@ -110,6 +114,34 @@ def results(cells: Sequence[Cell]) -> Table:
         "in charts and comparisons."
     )
     return Table("results", "Results", note, columns, tuple(rows))
+
+
+def metrics(cells: Sequence[Cell]) -> Table:
+    """Every metric on every split, of the cells that are chosen."""
+    columns = (
+        PLACE,
+        *WHICH,
+        Column("split", "split"),
+        Column("measure", "of"),
+        Column("n", "n", "whole"),
+        Column("mean", "mean", "metric"),
+        Column("sd", "sd", "metric"),
+        Column("values", "raw, by seed", "list"),
+    )
+    rows = []
+    for cell in cells:
+        found: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for run in cell.runs if cell.chosen else ():
+            for split, name, value in run.figures():
+                found[split, name].append(value)
+        for where, values in found.items():
+            sd = stdev(values) if len(values) > 1 else None
+            rows.append((*_where(cell), *where, len(values), mean(values), sd, tuple(values)))
+    note = (
+        "Whatever the results hold, in each metric's own unit. Paired tests are made of the "
+        "headline metric on dev, where it is made of parts of rows."
+    )
+    return Table("metrics", "All metrics on all splits", note, columns, tuple(rows))
 
 
 def comparisons(evidence: Evidence) -> Table:

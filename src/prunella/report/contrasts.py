@@ -7,7 +7,8 @@ from typing import Any
 
 from prunella.report.cells import Cell
 from prunella.report.looks import Spec, Styles, chart, figure, rounded
-from prunella.report.statistics import Comparison, scale
+from prunella.report.metrics import scale
+from prunella.report.statistics import Comparison
 
 
 def forest(found: Sequence[Comparison], unit: str) -> Spec:

@@ -11,6 +11,7 @@ from prunella.report import budgets
 from prunella.report.cells import Cell
 from prunella.report.comparisons import compare
 from prunella.report.grouping import cells_of
+from prunella.report.ladders import Ladder, ladders_of
 from prunella.report.published import Published, published
 from prunella.report.reading import read
 from prunella.report.runs import Problem, Run
@@ -27,6 +28,7 @@ class Evidence:
         problems: What was left out, or is in doubt, and why.
         cells: Runs that differ in the seed alone; in order of task, model, sparsity and method.
         comparisons: Tests between chosen cells.
+        ladders: Of runs that sought how sparse they could get, those without a model included.
         flags: Sentences on what is not equal between runs that stand side by side.
         published: Others' figures for the tasks and metrics of the report.
         baseline: `Cell.method` that others are compared with; None where there is no such method.
@@ -36,6 +38,7 @@ class Evidence:
     problems: tuple[Problem, ...]
     cells: tuple[Cell, ...]
     comparisons: tuple[Comparison, ...]
+    ladders: tuple[Ladder, ...]
     flags: tuple[str, ...]
     published: tuple[Published, ...]
     baseline: str | None
@@ -67,6 +70,7 @@ class Evidence:
             problems=tuple(problems),
             cells=cells,
             comparisons=compare(cells, method),
+            ladders=ladders_of(runs),
             flags=(*said, *budgets.flags(cells)),
             published=tuple(published({(cell.task, cell.metric) for cell in cells})),
             baseline=method,

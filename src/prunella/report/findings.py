@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prunella.report.cells import Cell, twin
-from prunella.report.comparisons import NAMES
 from prunella.report.evidence import Evidence
 from prunella.report.looks import figure
+from prunella.report.metrics import called, scale
 from prunella.report.picks import short_models
 from prunella.report.places import qualifiers
 from prunella.report.runs import Place
-from prunella.report.statistics import Comparison, scale
+from prunella.report.statistics import Comparison
+from prunella.report.tables import share
 
 _EACH = 3  # sentences on each question
 
@@ -29,10 +30,10 @@ QUESTIONS = {
 def percent(sparsity: float) -> str:
     """A sparsity as people say it.
 
-    >>> percent(0.8), percent(0.975)
-    ('80 %', '97.5 %')
+    >>> percent(0.8), percent(0.975), percent(0.99999)
+    ('80 %', '97.5 %', '99.999 %')
     """
-    return f"{100 * sparsity:.4g} %"
+    return share(sparsity, 2, short=True)
 
 
 def several(words: Iterable[str]) -> str:
@@ -66,14 +67,6 @@ def on_dev(metric: str) -> str:
     """
     name = called(metric)
     return f"{name[:1].upper()}{name[1:]} on dev{', %' if scale(metric) == 100 else ''}"
-
-
-def called(metric: str) -> str:
-    """
-    >>> called("bleu"), called("exact_match"), called("pearson")
-    ('BLEU', 'exact match', "Pearson's r")
-    """
-    return NAMES.get(metric, metric.replace("_", " "))
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

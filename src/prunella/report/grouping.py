@@ -185,9 +185,7 @@ def _with_latency(cells: Sequence[Cell]) -> list[Cell]:
         runs = measured[cell.place]
         alike = len({run.speed_setting for run in runs}) == 1  # inputs of one length, or of none
         times = [run.dense_latency_ms or 0.0 for run in runs if alike]
-        found.append(
-            replace(cell, dense_latency_ms=mean(times)) if cell.dense and times else cell
-        )
+        found.append(replace(cell, dense_latency_ms=mean(times)) if cell.dense and times else cell)
     return found
 
 

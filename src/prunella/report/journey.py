@@ -82,7 +82,7 @@ def _layers(shown: Sequence[Shown], styles: Styles, figures: Figures) -> str:
         for each, row in zip(shown[:_TOLD], spec["data"]["values"], strict=False)
     ]
     fractions = [m["nonzero"] / m["total"] for each in shown for m in each.trace["matrices"]]
-    most = max(fractions)
+    most = max(fractions) or 1.0
     multiples = [
         figures.add(f"matrices-{place}", pictures.matrices(each, most), caption=_extremes(each))
         for place, each in enumerate(shown[:MULTIPLES])
@@ -117,7 +117,7 @@ def _extremes(shown: Shown) -> str:
 
 
 def _sizes(shown: Sequence[Shown], styles: Styles, figures: Figures) -> str:
-    shown = [each for each in shown if (each.trace.get("weights") or {}).get("edges")]
+    shown = [each for each in shown if sum((each.trace.get("weights") or {}).get("counts") or ())]
     if not shown:
         return ""
     halves = [f"{_median(each.trace['weights']):.3g} ({each.label})" for each in shown[:_TOLD]]
@@ -159,7 +159,7 @@ def _scatters(shown: Sequence[Shown], figures: Figures) -> str:
 
 def _is_whole(sample: Sample) -> bool:
     """Whether there is a value, a score and a fate of the same weights."""
-    if sample.before is None or sample.score is None:
+    if sample.before is None or sample.score is None or not np.isfinite(sample.score).any():
         return False
     return 0 < len(sample.before) == len(sample.score) <= len(sample.kept)
 

@@ -34,8 +34,13 @@
       ...spec.usermeta?.embedOptions,
     };
     views.get(element)?.finalize();
+    views.delete(element);
     element.replaceChildren();
-    views.set(element, await vegaEmbed(element, spec, options));
+    try {
+      views.set(element, await vegaEmbed(element, spec, options));
+    } catch (error) { // of this chart alone; the others are drawn
+      element.textContent = `This chart cannot be drawn: ${error.message}`;
+    }
   }
 
   async function drawAll() {

@@ -46,6 +46,7 @@ def lines(
         x, y: Titles of the axes.
         scaled: Of the scale of y.
     """
+    series = list(series)
     style = styles.encoding([each.label for each in shown])
     strokes = {"symbolType": "stroke", "symbolStrokeWidth": 2, "symbolSize": 250}
     legend = {"legend": style["color"]["legend"] | strokes}
@@ -57,7 +58,8 @@ def lines(
         title=y,
         data={"values": rows},
         transform=[{"flatten": ["x", "y"]}, {"filter": "isValid(datum.y)"}],
-        mark={"type": "line", "strokeWidth": 1.4},
+        # A line through a single point would not be seen.
+        mark={"type": "line", "strokeWidth": 1.4, "point": any(len(r["x"]) == 1 for r in series)},
         encoding={
             "x": {"field": "x", "type": "quantitative", "title": x, "axis": axis}
             | {"scale": {"zero": False, "nice": False}},

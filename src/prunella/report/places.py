@@ -10,6 +10,7 @@ from prunella.report.runs import Place
 from prunella.report.tables import Column
 
 _FIELDS = ("metric", "data", "pieces")
+_SHORT = 8  # of a hash
 _TITLES = {"metric": "metric", "data": "dev set", "pieces": "read in"}
 
 
@@ -32,15 +33,19 @@ def qualifiers(places: Iterable[Place]) -> Mapping[Place, str]:
     places = list(dict.fromkeys(places))
     found = {}
     for place in places:
-        names = odd(other for other in places if other.task == place.task)
-        told = ", ".join(filter(None, (_said(place, name) for name in names)))
+        alike = [other for other in places if other.task == place.task]
+        told = ", ".join(filter(None, (_said(place, name, alike) for name in odd(alike))))
         found[place] = f" ({told})" if told else ""
     return found
 
 
-def _said(place: Place, name: str) -> str:
+def _said(place: Place, name: str, alike: Iterable[Place]) -> str:
     value = str(getattr(place, name))
-    return f"dev {value[:8] or 'unknown'}" if name == "data" else value
+    if name != "data":
+        return value
+    whole = {other.data for other in alike}
+    short = len({data[:_SHORT] for data in whole}) == len(whole)
+    return f"dev {(value[:_SHORT] if short else value) or 'unknown'}"
 
 
 def columns(names: Iterable[str]) -> tuple[Column, ...]:

@@ -1,12 +1,14 @@
-"""The command that a run came of."""
+"""The command that a run came of, and what it left as it was."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from prunella.experiments.config import ASIDE, LISTS, RunConfig
-from prunella.report.runs import Run
+from prunella.report.runs import Run, is_number, number, part
+from prunella.report.tables import share
 
 _DEFAULTS = RunConfig().settings()
 
@@ -25,6 +27,24 @@ def command(run: Run) -> str:
         if name not in ASIDE and value != default:
             parts += _flags(name, value)
     return shlex.join(parts)
+
+
+def left_dense(run: Run) -> str:
+    """What was left dense in the repeated blocks, with its share of the model; "" for nothing."""
+    found = run.result.get("left_dense")
+    if isinstance(found, Mapping):
+        entries = list(found.items())
+    elif isinstance(found, list):
+        entries = [(part(each, "name") or each, each) for each in found]
+    else:
+        entries = []
+    return ", ".join(f"{name}{_share(about)}" for name, about in entries)
+
+
+def _share(about: Any) -> str:
+    value = number(about, "share")
+    value = float(about) if value is None and is_number(about) else value
+    return "" if value is None else f" ({share(value)} of the model)"
 
 
 def _flags(name: str, value: Any) -> list[str]:

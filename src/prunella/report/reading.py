@@ -14,6 +14,7 @@ from typing import Any
 
 from prunella.errors import UsageError
 from prunella.report import traces
+from prunella.report.metrics import called
 from prunella.report.runs import DENSE, Problem, Run, number, part
 from prunella.report.summands import Summands, summands
 
@@ -27,6 +28,7 @@ LEFTOVERS = {
     ".replaced": "what is left of a run that was replaced",
 }
 LARGEST = 64 * 2**20  # bytes of a file that may be JSON of ours and goes by another name
+NO_RULE = "no paired test is made of {}"
 AGREEMENT = 1e-4  # relative, of a metric in a result and made anew of its predictions
 
 Fault = ValueError  # says what is wrong with a file
@@ -58,7 +60,10 @@ def _places(paths: Sequence[Path], problems: list[Problem]) -> Iterator[Path]:
     """Folders with a result, and files that are one, each once; in order of name."""
     seen: set[tuple[int, int]] = set()
     for path in paths:
-        found = _walk(path, problems) if path.is_dir() else [path]
+        known = len(problems)
+        found = list(_walk(path, problems)) if path.is_dir() else [path]
+        if not found and len(problems) == known:
+            problems.append(Problem(path, "it holds no result of a run"))
         for place in found:
             place = place.parent if place.name == RESULT else place
             try:
@@ -181,12 +186,15 @@ def _run(place: Path, problems: list[Problem]) -> list[Run]:
         problems.append(Problem(path, str(fault)))
         return []
     runs: list[Run] = []
-    baseline = result.get("baseline")
+    baseline, ladder = result.get("baseline"), result.get("max_drop")
+    empty = bool(ladder) and part(ladder, "delivered") is None
     if baseline is not None:
-        twin = Run(place, _twin(result, baseline), twin=True)
-        problems += _take(runs, twin, "its dense twin: ")
-    if part(result.get("max_drop"), "delivered") is None and result.get("max_drop"):
-        problems.append(Problem(path, "no model lost as little as was asked, so there is none"))
+        twin = _twin(result, baseline) | ({"undelivered": ladder} if empty else {})
+        problems += _take(runs, Run(place, twin, twin=True), "its dense twin: ")
+    if empty:
+        reason = "no model lost as little as was asked, so there is none"
+        levels = "; the levels that were tried are in the report" if runs else ""
+        problems.append(Problem(path, reason + levels, left_out=not runs))
     else:
         problems += _take(runs, Run(place, result, trace=_trace(place, problems)), "")
     return _with_predictions(place, runs, problems)
@@ -283,10 +291,12 @@ def _with_predictions(place: Path, runs: list[Run], problems: list[Problem]) -> 
     found = []
     for run in runs:
         try:
-            found.append(replace(run, summands=_agreeing(run, records.get(run.criterion, []))))
+            made = _agreeing(run, records.get(run.criterion, []))
+            why = NO_RULE.format(called(run.metric)) if made is None else ""
+            found.append(replace(run, summands=made, unpaired=why))
         except Fault as fault:
             problems.append(Problem(path, f"{run.criterion}: {fault}", left_out=False))
-            found.append(run)
+            found.append(replace(run, unpaired="predictions of some runs are not sound"))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from prunella.report.summands import Summands
 
 SCOPES = ("prunable", "backbone", "model")
 DENSE = "dense"
+NOT_KEPT = "predictions were not kept by all runs"
 _LARGEST = 1e300  # JSON knows longer numbers than floats do
 
 
@@ -59,7 +60,7 @@ class Run:
         twin: Whether it is the dense twin of a run, out of that run's folder.
         summands: What its predictions on dev add to the headline metric, row by row; None where
             no predictions were kept, or they do not make up the metric.
-        unpaired: Why there are no summands; "" where there are.
+        unpaired: Why there are no summands, where there are none.
     """
 
     folder: Path
@@ -67,7 +68,7 @@ class Run:
     trace: Mapping[str, Any] | None = None
     twin: bool = False
     summands: Summands | None = None
-    unpaired: str = "predictions were not kept by all runs"
+    unpaired: str = NOT_KEPT
 
     # --- what was asked ----------------------------------------------------------------------
 
@@ -111,6 +112,18 @@ class Run:
         return float(self.config["sparsity"]) if delivered is None else delivered
 
     @property
+    def ladder(self) -> Mapping[str, Any] | None:
+        """How sparse it could get, where that was asked; a twin has it of a run without a model."""
+        found = self.result.get("max_drop")
+        return found if isinstance(found, Mapping) and not self.twin else self.undelivered
+
+    @property
+    def undelivered(self) -> Mapping[str, Any] | None:
+        """Of the twin of a run that delivered no model: the levels that were tried."""
+        found = self.result.get("undelivered")
+        return found if self.twin and isinstance(found, Mapping) else None
+
+    @property
     def seed(self) -> int:
         return int(self.config["seed"])
 
@@ -152,6 +165,16 @@ class Run:
     def holdout(self) -> float | None:
         """The headline metric on the holdout."""
         return number(self.result["metrics"].get("holdout"), self.metric)
+
+    @property
+    def test(self) -> float | None:
+        """The headline metric on the test set, where there is one."""
+        return number(self.result["metrics"].get("test"), self.metric)
+
+    def figures(self) -> Iterator[tuple[str, str, float]]:
+        """Split, name and value of all metrics, those within others named by the way there."""
+        for split, found in self.result["metrics"].items():
+            yield from ((str(split), name, value) for name, value in _numbers(found))
 
     @property
     def measured(self) -> float | None:
@@ -263,6 +286,14 @@ class Run:
     def used_dev(self) -> bool:
         """Whether dev was looked at in making the model, or its teacher."""
         return bool(self.result.get("dev_used_for_selection"))
+
+
+def _numbers(found: Any, before: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in found.items() if isinstance(found, Mapping) else ():
+        if is_number(value):
+            yield f"{before}{name}", float(value)
+        else:
+            yield from _numbers(value, f"{before}{name} ")
 
 
 def part(mapping: Any, key: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from prunella.report import contrasts
+from prunella.report import contrasts, ladders
 from prunella.report.cells import Cell
 from prunella.report.evidence import Evidence
 from prunella.report.findings import (
@@ -21,14 +21,17 @@ from prunella.report.findings import (
 )
 from prunella.report.looks import Styles, figure
 from prunella.report.markup import Figures, Section, bullets, paragraph, part, row, table, text
+from prunella.report.metrics import scale
 from prunella.report.places import qualifiers
+from prunella.report.provenance import left_dense
 from prunella.report.runs import Place, is_number
 from prunella.report.settings import HYPER
-from prunella.report.statistics import Comparison, scale
+from prunella.report.statistics import Comparison
 from prunella.report.tables import Column, Table
 
 _CHARTS = 6  # grids, or hyper-parameters, that are drawn
 _FOREST = 24  # intervals in a picture
+_ROWS = 200  # of a table of many figures
 
 
 # --- findings --------------------------------------------------------------------------------
@@ -80,8 +83,11 @@ def _best(best: Sequence[Best]) -> Table:
 def results(evidence: Evidence, found: Mapping[str, Table], figures: Figures) -> Section:
     """Every cell and every comparison."""
     kinds = ("baseline", "best", "dense")
+    climbed = ladders.pictures(evidence.ladders, figures)
     blocks = [
+        part("How sparse it could get", climbed, table(found["ladders"], fold=True)),
         table(found["results"]),
+        table(found["metrics"], fold=True, most=_ROWS),
         *_forests(evidence.comparisons, kinds, "differences", figures),
         table(found["comparisons"], fold=True),
         table(found["published"], fold=True),
@@ -245,7 +251,9 @@ def what_was_run(evidence: Evidence, found: Mapping[str, Table]) -> Section:
         ", ".join(f"{name} {version}" for name, version in run.packages.items())
         for run in evidence.runs
     )
+    dense = Counter(left for run in evidence.runs if not run.dense and (left := left_dense(run)))
     facts = (("Commit", commits), ("Hardware", hardware), ("Packages", packages))
+    facts += (("Left dense", dense),) * bool(dense)
     told = "".join(
         f"<dt>{name}</dt>"
         + "".join(f"<dd>{text(value)} ({counted(n, 'run')})</dd>" for value, n in counts.items())

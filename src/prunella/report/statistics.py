@@ -21,6 +21,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from prunella.report.metrics import scale
 from prunella.report.runs import Place
 from prunella.report.summands import Summands
 
@@ -101,22 +102,6 @@ class Comparison:
     def scale(self) -> float:
         """100 where the metric is a fraction, so that differences are points; else 1."""
         return scale(self.metric)
-
-
-# Words in the names of metrics that are fractions of 1: "macro_f1", "average_precision".
-FRACTIONS = {
-    *("accuracy", "ap", "auc", "f1", "jaccard", "match", "mcc"),
-    *("pearson", "precision", "recall", "spearman"),
-}
-
-
-def scale(metric: str) -> float:
-    """What to multiply a metric by for people: 100 for fractions of 1, and 1 for others.
-
-    >>> scale("macro_f1"), scale("exact_match"), scale("bleu")
-    (100.0, 100.0, 1.0)
-    """
-    return 100.0 if FRACTIONS & {*metric.lower().split("_")} else 1.0
 
 
 # --- the bootstrap ---------------------------------------------------------------------------

@@ -48,6 +48,22 @@ class Table:
     rows: tuple[tuple[Any, ...], ...]
 
 
+def share(fraction: float, decimals: int = 1, *, short: bool = False) -> str:
+    """A fraction of 1 as a percentage that reads as 0 or 100 only where it is.
+
+    Args:
+        short: Whether zeros at the end are left out.
+
+    >>> share(0.8), share(0.9999), share(1.0), share(0.975, 3, short=True)
+    ('80.0 %', '99.99 %', '100.0 %', '97.5 %')
+    """
+    value = 100 * fraction
+    while round(value, decimals) in (0, 100) and value not in (0, 100) and decimals < 9:
+        decimals += 1
+    said = f"{value:.{decimals}f}"
+    return f"{said.rstrip('0').rstrip('.') if short and '.' in said else said} %"
+
+
 def shown(value: Any, kind: Kind) -> str:
     """A value for people; "" for None.
 
@@ -60,7 +76,7 @@ def shown(value: Any, kind: Kind) -> str:
         case "whole":
             return f"{round(value):,}"
         case "percent":
-            return f"{100 * value:.1f} %"
+            return share(value)
         case "metric":
             return f"{value:.4f}"
         case "number":
