@@ -1,6 +1,9 @@
 """What a run of the command leaves, read without the library; and what it says when it refuses."""
 
 import json
+import re
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
+
+from prunella import cli
+from prunella.experiments.config import RunConfig
 
 
 def result_of(folder: Path) -> dict[str, Any]:
@@ -55,8 +61,22 @@ def same_weights(one: Path, other: Path) -> bool:
     return ours.keys() == theirs.keys() and all(np.array_equal(ours[n], theirs[n]) for n in ours)
 
 
-def assert_refused(capfd: pytest.CaptureFixture[str], words: list[str]) -> None:
-    """One line on the error stream, with these words in it."""
+def assert_refused(capfd: pytest.CaptureFixture[str], words: list[str]) -> str:
+    """One line on the error stream, with these words in it, and no flags but those that exist."""
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("prunella: ")
     assert [word for word in words if word not in line] == []
+    assert flags_in(line) <= _flags()
+    return line
+
+
+def flags_in(line: str) -> set[str]:
+    return {*re.findall(r"(?<![\w-])--([a-z][a-z-]*)", line)}
+
+
+@cache
+def _flags() -> set[str]:
+    """Flags of the commands, without their dashes."""
+    known = (RunConfig, cli.Sweep, cli.Report, cli.Info, cli.Bench, cli.Export)
+    names = {field.name.replace("_", "-") for kind in known for field in fields(kind)}
+    return names | {f"no-{name}" for name in names} | {"config"}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from folders import (
     assert_refused,
+    flags_in,
     predictions_of,
     result_of,
     same_weights,
@@ -390,16 +391,16 @@ BAD = {
     "smoothing without": ("--smoothing 0.2", ["--smoothing 0.2", "--regularize smoothing"]),
     "twice": ("--regularize self --regularize self", ["self", "twice"]),
     "no such teacher": ("--regularize distill --teacher ./no", ["./no", "no folder"]),
-    "smoothing one": ("--regularize smoothing --smoothing 1", ["smoothing=1", "[0, 1)"]),
+    "smoothing one": ("--regularize smoothing --smoothing 1", ["--smoothing 1", "[0, 1)"]),
     "virtual one": (
         "--regularize virtual-teacher --virtual-teacher 1.5",
-        ["right=1.5", "(0, 1)"],
+        ["--virtual-teacher 1.5", "(0, 1)"],
     ),
-    "temperature": ("--regularize self --temperature 0", ["temperature=0", "greater than 0"]),
-    "weight": ("--regularize self --self-weight -1", ["self_weight=-1", "from 0 on"]),
-    "fraction": ("--check-every 1.5", ["check_every=1.5", "fraction of the run"]),
-    "patience": ("--patience 0", ["patience=0", "at least 1"]),
-    "max drop": ("--max-drop -0.1", ["max_drop=-0.1", "0.01"]),
+    "temperature": ("--regularize self --temperature 0", ["--temperature 0", "greater than 0"]),
+    "weight": ("--regularize self --self-weight -1", ["--self-weight -1", "from 0 on"]),
+    "fraction": ("--check-every 1.5", ["--check-every 1.5", "fraction of the run"]),
+    "patience": ("--patience 0", ["--patience 0", "at least 1"]),
+    "max drop": ("--max-drop -0.1", ["--max-drop -0.1", "0.01"]),
     "max drop of dense": ("--max-drop 0.1 --criterion dense", ["--max-drop", "dense"]),
     "max drop and best": ("--max-drop 0.1 --keep best", ["--max-drop", "--keep"]),
     "falling levels": ("--max-drop 0.1 --levels 0.8 --levels 0.5", ["0.8, 0.5", "must rise"]),
@@ -408,7 +409,7 @@ BAD = {
     "temperature alone": ("--temperature 3", ["--temperature 3", "self and distill"]),
     "no snapshot at all": (
         "--regularize self --snapshot-every 30",
-        ["snapshot_every=30", "30 steps", "lower it"],
+        ["--snapshot-every 30", "30 steps", "lower it"],
     ),
     "snapshots by two rules": (
         "--regularize self --snapshot best-holdout --snapshot-every 3",
@@ -437,7 +438,8 @@ def test_bad_input_names_value_rule_and_remedy(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     assert main(_arguments(bert, sst2, tmp_path / "out", "glue/sst2", *flags.split())) == 2
-    assert_refused(capfd, words)
+    named = flags_in(assert_refused(capfd, words))
+    assert named or name in ("no table", "no text")  # of which the file is named
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,6 +14,7 @@ import torch
 import transformers
 from folders import (
     assert_refused,
+    flags_in,
     matrices_of,
     predictions_of,
     result_of,
@@ -372,23 +373,29 @@ def test_on_a_terminal_a_bar_shows_loss_sparsity_and_time_left(
 # --- bad input ----------------------------------------------------------------------------------
 
 BAD = {
-    "score lr of pins": (["--score-lr", "0.1"], ["score_lr=0.1", "movement", "pins"]),
+    "score lr of pins": (["--score-lr", "0.1"], ["--score-lr 0.1", "movement", "pins"]),
     "pins has no target": (["--no-target"], ["--no-target", "soft-movement", "pins"]),
-    "dormant and held": (["--criterion", "movement", "--hold"], ["hold=True", "dormant"]),
+    "dormant and held": (["--criterion", "movement", "--hold"], ["--hold", "dormant"]),
     "sparsity one": (["--sparsity", "1"], ["1.0", "[0, 1)", "0.9"]),
     "sparsity negative": (["--sparsity", "-0.1"], ["-0.1", "[0, 1)"]),
     "sparsity no number": (["--sparsity", "nan"], ["nan", "[0, 1)"]),
     "begin after end": (["--begin", "0.5", "--end", "0.2"], ["0.5", "0.2", "begin must come"]),
     "begin is end": (["--begin", "7", "--end", "7"], ["7", "begin must come before end"]),
     "mixed, begin after end": (["--begin", "0.5", "--end", "3"], ["15", "3", "30 steps"]),
-    "too short for the ramp": (["--begin", "20", "--end", "40"], ["40", "30 steps", "lower end"]),
-    "every": (["--every", "0"], ["every=0", "at least 1"]),
-    "no evidence": (["--begin", "1", "--every", "2"], ["step 2", "step 10", "begin later"]),
+    "too short for the ramp": (
+        ["--begin", "20", "--end", "40"],
+        ["30 steps", "lower --end 40"],
+    ),
+    "every": (["--every", "0"], ["--every 0", "at least 1"]),
+    "no evidence": (
+        ["--begin", "1", "--every", "2", "--window", "5"],
+        ["step 2", "step 5", "--begin 1", "--window 5", "--max-steps"],
+    ),
     "criterion": (["--criterion", "pnis"], ["'pnis'", "pins", "known are"]),
     "task": (["--task", "glue/sts"], ["'glue/sts'", "glue/stsb"]),
     "model folder": (["--model", "./nowhere"], ["./nowhere", "no folder", "hub name"]),
     "hub name": (["--model", "no-such-model"], ["no-such-model", "cannot be loaded", "network"]),
-    "pattern": (["--pattern", "square"], ["'square'", "2:4", "4x4"]),
+    "pattern": (["--pattern", "square"], ["--pattern square", "2:4", "4x4"]),
     "pattern that keeps all": (["--pattern", "4:4"], ["NM(4, 4)", "0 < n < m"]),
     "pattern that does not divide": (
         ["--pattern", "2:5", "--sparsity", "0.6"],
@@ -396,14 +403,14 @@ BAD = {
     ),
     "blocks that do not divide": (["--pattern", "5x5"], ["Block(5, 5)", "(32, 32)", "divide"]),
     "pattern of another sparsity": (["--pattern", "2:4"], ["NM(2, 4)", "0.5", "0.8"]),
-    "epochs": (["--epochs", "inf"], ["epochs=inf", "greater than 0"]),
-    "max steps": (["--max-steps", "0"], ["max_steps=0", "greater than 0"]),
-    "batch size": (["--batch-size", "-1"], ["batch_size=-1", "greater than 0"]),
-    "lr": (["--lr", "nan"], ["lr=nan", "greater than 0"]),
-    "warmup": (["--warmup", "1"], ["warmup=1", "[0, 1)"]),
-    "weight decay": (["--weight-decay", "-1"], ["weight_decay=-1", "from 0 on"]),
-    "seed": (["--seed", "-1"], ["seed=-1", "2**32"]),
-    "max length": (["--max-length", "2"], ["max_length=2", "no room", "higher"]),
+    "epochs": (["--epochs", "inf"], ["--epochs inf", "greater than 0"]),
+    "max steps": (["--max-steps", "0"], ["--max-steps 0", "greater than 0"]),
+    "batch size": (["--batch-size", "-1"], ["--batch-size -1", "greater than 0"]),
+    "lr": (["--lr", "nan"], ["--lr nan", "greater than 0"]),
+    "warmup": (["--warmup", "1"], ["--warmup 1", "[0, 1)"]),
+    "weight decay": (["--weight-decay", "-1"], ["--weight-decay -1", "from 0 on"]),
+    "seed": (["--seed", "-1"], ["--seed -1", "2**32"]),
+    "max length": (["--max-length", "2"], ["--max-length 2", "no room", "higher"]),
     "no data folder": (["--data", "nowhere"], ["nowhere", "--data"]),
     "settings that are not there": (["--config", "no.yaml"], ["no.yaml", "cannot be read"]),
 }
@@ -422,7 +429,7 @@ def test_bad_input_names_value_rule_and_remedy(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     assert main(_arguments(bert, sst2, tmp_path / "new" / "out", *flags)) == 2
-    assert_refused(capfd, words)
+    assert flags_in(assert_refused(capfd, words))  # a remedy where the user stands
     assert list(tmp_path.iterdir()) == []
 
 
@@ -532,7 +539,7 @@ def test_bad_checkpoints(
 def test_the_demo_needs_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("prunella.experiments.models.find_spec", lambda name: None)
+    monkeypatch.setattr("prunella.experiments.places.find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     assert main(["prune"]) == 2
     assert_refused(capfd, ["not installed", "prunella[demo]", "--model"])

@@ -120,7 +120,7 @@ def test_other_settings_are_named(
     broken_off()
     capfd.readouterr()
     assert _run(bert, sst2, tmp_path / "out", "--resume", "--sparsity", "0.7", "--seed", "3") == 2
-    assert_refused(capfd, ["sparsity=0.8, not 0.7", "seed=0, not 3", "--overwrite"])
+    assert_refused(capfd, ["--sparsity 0.8, not 0.7", "--seed 0, not 3", "--overwrite"])
     assert _run(bert, sst2, tmp_path / "out", "--resume") == 0
     assert "resuming magnitude after step 8" in capfd.readouterr().out
 

@@ -69,7 +69,8 @@ class Block(Element):
         if len(shape) < 2 or shape[-2] % self.h or shape[-1] % self.w:
             raise UsageError(
                 f"Block({self.h}, {self.w}) does not divide {name} of shape {shape[-2:]} "
-                "(outputs, inputs); choose sides that divide it, or prune matrices that they divide"
+                "(outputs, inputs); choose sides that divide it, or, with parameters=[...], "
+                "matrices that they divide"
             )
 
     def units(self, scores: Tensor) -> Tensor:
@@ -100,12 +101,13 @@ class NM(Element):
         if len(shape) < 2 or shape[-1] % self.m:
             raise UsageError(
                 f"NM({self.n}, {self.m}) does not divide {name} of shape {shape[-2:]} (outputs, "
-                f"inputs): the inputs must be a multiple of {self.m}; prune such matrices alone"
+                f"inputs): the inputs must be a multiple of {self.m}; choose such matrices alone, "
+                "with parameters=[...]"
             )
         if final and abs(final - (1 - self.n / self.m)) > 1e-9:
             raise UsageError(
                 f"NM({self.n}, {self.m}) means a sparsity of {1 - self.n / self.m:g}, "
-                f"not {final}; ask for that sparsity or another pattern"
+                f"not {final}; give final={1 - self.n / self.m:g}, or another pattern"
             )
 
     def units(self, scores: Tensor) -> Tensor:

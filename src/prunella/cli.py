@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from rich.table import Table
 from prunella import __version__
 from prunella.errors import Diverged, Unsaved, UsageError
 from prunella.experiments import build
-from prunella.experiments.config import LISTS, RunConfig, flags, parse
+from prunella.experiments.flags import in_flags, read
 from prunella.prunable import SCOPES
 from prunella.summary import LeftDense, told
 
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[name](rest) or 0
     except UsageError as error:
-        return _failed(2, error)
+        return _failed(2, error, in_flags(str(error)) if name == "prune" else "")
     except (Diverged, Unsaved) as error:
         return _failed(1, error)
     except KeyboardInterrupt as error:
@@ -69,20 +68,9 @@ def _failed(status: int, error: BaseException, message: str = "") -> int:
     return status
 
 
-def _config(arguments: Sequence[str]) -> RunConfig:
-    """Settings from ``--config FILE`` and flags; a flag that is given overrides the file."""
-    files = argparse.ArgumentParser("prunella prune", add_help=False, allow_abbrev=False)
-    files.add_argument("--config", type=Path)
-    known, rest = files.parse_known_args(arguments)
-    spelled = {part.split("=")[0].removeprefix("--").replace("-", "_") for part in rest}
-    given = spelled & {*LISTS}
-    from_file = [] if known.config is None else flags(known.config, given)
-    return parse([*from_file, *rest])
-
-
 def prune(arguments: Sequence[str]) -> None:
     """Carry out one run and print what came of it."""
-    config = _config(arguments)
+    config = read(arguments)
     # First this, then the imports: a mistyped flag should not wait for Transformers.
     config.check()
     if config.criterion != "dense":
@@ -222,7 +210,7 @@ def info(arguments: Sequence[str]) -> None:
 
     where: str | Path = asked.model
     if asked.model == "demo":
-        from prunella.experiments.models import locate
+        from prunella.experiments.places import locate
 
         where = locate(asked.model)
     found = inspection.inspect(

@@ -161,12 +161,12 @@ class Given:
         if not self:
             return
         sparsity = self.sparsity
-        afresh = "start with masks='afresh' (by command, --masks-from none)"
+        afresh = "start with masks='afresh'"
         if final < sparsity - _NEAR:
             raise UsageError(
                 f"the masks at the start remove {sparsity:.4f} of the weights, which stay zero, "
-                f"but the schedule ends at {final}; let it end at {sparsity:.4f} or above, or "
-                f"{afresh}"
+                f"but the schedule ends at {final}; let it end at {sparsity:.4f} or above, by a "
+                f"higher final={final}, or {afresh}"
             )
         for name, mask in self._masks.items():
             if not allocation.pattern.fits(self._prunable[name].oriented(mask)):

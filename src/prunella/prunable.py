@@ -333,7 +333,8 @@ def _matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
         near = dict.fromkeys(n for p in idle for n in get_close_matches(p, forms, 2, cutoff=0))
         raise UsageError(
             f"the patterns {', '.join(map(repr, idle))} match no matrix of {type(model).__name__}; "
-            f"the nearest of its names are {', '.join(map(repr, near))}"
+            f"among the names that parameters=[...] may take, the nearest are "
+            f"{', '.join(map(repr, near))}"
         )
     return set().union(*found.values())
 

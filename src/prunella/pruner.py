@@ -241,7 +241,8 @@ class Pruner:
             raise UsageError(
                 f"{self.criterion!r} has no evidence before step {self.criterion.evidence}, when "
                 f"its first window closes, but masks are first selected at step {self._first}; "
-                "begin later, or shorten the window"
+                f"raise begin={self.schedule.begin}, lower window={self.criterion.evidence}, or "
+                "train longer (total_steps)"
             )
 
     def _check_layout(self) -> None:

@@ -530,6 +530,9 @@ def _ask(model: nn.Module, inputs: Mapping[str, Any], **asks: bool) -> Any:
     return model(**given, **asks)
 
 
+_WEIGHTS = {"hidden_states": "hidden", "attentions": "attention"}  # of Distillation
+
+
 def _layers(kind: str, outputs: Any, theirs: Any) -> list[tuple[Tensor, Tensor]]:
     """The student's and the teacher's tensors, layer by layer.
 
@@ -543,7 +546,7 @@ def _layers(kind: str, outputs: Any, theirs: Any) -> list[tuple[Tensor, Tensor]]
             f"{kind} of student and teacher cannot be compared: {len(ours)} of "
             f"{shapes[0][-1:] or 'no shape'} and {len(others)} of {shapes[1][-1:] or 'no shape'}; "
             "ask the model for them (attention needs attn_implementation='eager'), and give a "
-            "teacher of the same depth and width, or weight 0"
+            f"teacher of the same depth and width, or {_WEIGHTS[kind]}=0"
         )
     return list(zip(ours, others, strict=True))
 

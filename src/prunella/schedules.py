@@ -49,7 +49,7 @@ class Schedule:
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(
                     f"{name} sparsity {getattr(self, name)} is outside [0, 1); "
-                    "it is the fraction of weights removed, 0.9 for 90 %"
+                    f"it is the fraction of weights removed, {name}=0.9 for 90 %"
                 )
         for name in ("begin", "end"):
             value = getattr(self, name)
@@ -73,7 +73,8 @@ class Schedule:
         if begin >= end:
             raise UsageError(
                 f"the sparsity ramp begins at {begin} and ends at {end}{run}: begin must "
-                "come before end; shorten the warm-up or the cool-down, or train longer"
+                "come before end; train longer (total_steps), or put begin=... and end=... "
+                "further apart"
             )
 
     def resolve(self, total_steps: int | None = None) -> Self:
@@ -101,7 +102,7 @@ class Schedule:
             return self
         if total_steps < 1:
             raise UsageError(f"total_steps={total_steps} must be at least 1")
-        last = total_steps - (2 if self.after == "reselect" else 1)
+        last = max(total_steps - (2 if self.after == "reselect" else 1), 0)
         begin, end = (
             min(round(value * total_steps), last) if isinstance(value, float) else value
             for value in (self.begin, self.end)
@@ -242,7 +243,7 @@ class Ladder(Schedule):
         falls = any(b <= a for a, b in pairwise((0.0, *self.levels)))
         if not self.levels or falls or self.levels[-1] >= 1:
             raise UsageError(
-                f"levels {', '.join(map(str, self.levels)) or 'are none; they'} must rise, each "
+                f"levels={', '.join(map(str, self.levels)) or '()'} must rise, each "
                 "inside (0, 1), such as 0.5, 0.7, 0.9"
             )
         object.__setattr__(self, "final", self.levels[-1])
@@ -250,7 +251,8 @@ class Ladder(Schedule):
         if isinstance(self.begin, int) and isinstance(self.end, int) and self._length < 3:
             raise UsageError(
                 f"{len(self.levels)} levels in the {self.end - self.begin} steps from begin to end "
-                "have less than 3 each; train longer, or give fewer levels"
+                "have less than 3 each; train longer (total_steps), lower "
+                f"begin={self.begin}, or give fewer levels=..."
             )
 
     @property

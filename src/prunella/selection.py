@@ -82,8 +82,8 @@ class Selection(Mapping[str, Tensor]):
         if all(nonzeros(self[name]) == self._given.counts[name][0] for name in self):
             raise UsageError(
                 f"every score of {self._criterion!r} is zero at step {step}: no gradient has "
-                "reached the prunable parameters, so there is nothing to choose by; prune those "
-                "that are trained"
+                "reached the prunable parameters, so there is nothing to choose by; choose others, "
+                "which are trained, with parameters=[...]"
             )
         try:
             masks = self._allocation.masks(self, sparsity)

@@ -116,6 +116,14 @@ class Criterion:
         """The same method, set to reach a sparsity where it would not by itself."""
         return self
 
+    def fitted(self, first: int) -> Criterion:
+        """The same method, set to have evidence by the first selection where it would not yet.
+
+        Args:
+            first: step after which masks are first selected.
+        """
+        return self
+
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         """The state to keep for a parameter: named tensors of the parameter's shape."""
         return {}

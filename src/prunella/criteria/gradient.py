@@ -6,7 +6,7 @@ integer programme; its absolute value, averaged over steps, is sensitivity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from torch import Tensor
@@ -76,6 +76,9 @@ class PLATON(Criterion):
     @property
     def evidence(self) -> int:
         return self.window
+
+    def fitted(self, first: int) -> Self:
+        return replace(self, window=min(self.window, max(first, 1)))
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         return averages(weight, *_WINDOW_STATE)
@@ -149,6 +152,9 @@ class PINS(Criterion):
     @property
     def evidence(self) -> int:
         return 0 if self.signed else self.window
+
+    def fitted(self, first: int) -> Self:
+        return self if self.signed else replace(self, window=min(self.window, max(first, 1)))
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
         return averages(weight, *(["average"] if self.signed else _WINDOW_STATE))

@@ -15,7 +15,7 @@ from prunella.allocation import NM, Block, Element, Global, PerMatrix
 from prunella.criteria import Criterion, Random, named
 from prunella.criteria.learned import Learned
 from prunella.errors import UsageError
-from prunella.experiments.config import RunConfig
+from prunella.experiments.config import WINDOWED, RunConfig
 from prunella.regularizers import (
     Distillation,
     Regularizer,
@@ -33,17 +33,23 @@ SCHEDULES: dict[str, type[Schedule]] = {
 }
 
 
-def pruning(config: RunConfig, masks: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+def pruning(
+    config: RunConfig, masks: Mapping[str, Tensor] | None = None, steps: int | None = None
+) -> dict[str, Any]:
     """The settings of a ``Pruner``, and of a ``PruningCallback``.
 
     Args:
         masks: what is pruned at the start, from whose sparsity the ramp starts; empty = nothing.
+        steps: of the run, to which what was left open is fitted.
     """
     total = sum(mask.numel() for mask in (masks or {}).values())
     kept = sum(int(mask.count_nonzero()) for mask in (masks or {}).values())
+    criterion, plan = _criterion(config), schedule(config, 1 - kept / total if total else 0.0)
+    if steps is not None:
+        criterion, plan = _fitted(config, criterion, plan, steps)
     return {
-        "criterion": _criterion(config),
-        "schedule": schedule(config, 1 - kept / total if total else 0.0),
+        "criterion": criterion,
+        "schedule": plan,
         "masks": masks,
         "allocation": {"global": Global, "matrix": PerMatrix}[config.scope](
             _pattern(config.pattern)
@@ -51,6 +57,43 @@ def pruning(config: RunConfig, masks: Mapping[str, Tensor] | None = None) -> dic
         "hold": config.hold,
         **chosen(config),
     }
+
+
+def _fitted(
+    config: RunConfig, criterion: Criterion, plan: Schedule, steps: int
+) -> tuple[Criterion, Schedule]:
+    """Criterion and schedule of a run of so many steps, what was given by the user left as it is.
+
+    Raises:
+        UsageError: masks would be selected by scores that have not learned anything.
+    """
+    plan = plan.resolve(steps)
+    if plan.first_update() == 0 and isinstance(config.begin, float) and steps > 1:
+        plan = replace(plan, begin=1)  # a fraction so small means early, not untrained
+    first = plan.first_update()
+    if isinstance(criterion, Learned) and plan.final and first == 0 and config.warmup:
+        raise UsageError(
+            f"{config.criterion} has learned nothing at step 0, where begin={config.begin} selects "
+            "masks and the learning rate is still 0; begin later, train longer (total_steps), or "
+            f"leave out the warm-up with warmup=0, which is {config.warmup:g}"
+        )
+    return (criterion.fitted(first) if config.window is None else criterion), plan
+
+
+def adjusted(config: RunConfig, steps: int) -> list[str]:
+    """What is other than by default because the run is short, in words."""
+    if config.criterion == "dense" or config.sparsity == 0:
+        return []
+    usual, fitted = pruning(config), pruning(config, steps=steps)
+    found = []
+    if fitted["criterion"] != usual["criterion"]:
+        found.append(
+            f"{config.criterion} averages {fitted['criterion'].evidence} steps in place of "
+            f"{usual['criterion'].evidence}, for so soon are masks first selected"
+        )
+    if usual["schedule"].resolve(steps) != fitted["schedule"]:
+        found.append("masks are selected at step 1, once something was trained")
+    return found
 
 
 def chosen(config: RunConfig) -> dict[str, Any]:
@@ -74,6 +117,8 @@ def _criterion(config: RunConfig) -> Criterion:
                 f"soft-movement, l0), not for {config.criterion}; leave it out"
             )
         criterion = replace(criterion, lr=config.score_lr)
+    if config.window is not None:
+        criterion = _windowed(config, criterion, config.window)
     if config.target:
         return criterion.aimed(schedule(config).final)
     if criterion.aimed(config.sparsity) == criterion:
@@ -82,6 +127,15 @@ def _criterion(config: RunConfig) -> Criterion:
             "the sparsity says"
         )
     return criterion
+
+
+def _windowed(config: RunConfig, criterion: Criterion, window: int) -> Criterion:
+    if config.criterion not in WINDOWED:
+        raise UsageError(
+            f"window={window} is for {', '.join(WINDOWED)}, not for {config.criterion}; leave it "
+            "out"
+        )
+    return replace(criterion, window=window)  # type: ignore[type-var]
 
 
 def schedule(config: RunConfig, initial: float = 0.0) -> Schedule:
@@ -102,8 +156,11 @@ def _pattern(text: str) -> Element:
     for separator, kind in ((":", NM), ("x", Block)):
         sides = text.split(separator)
         if len(sides) == 2 and all(side.isdecimal() for side in sides):
-            return kind(int(sides[0]), int(sides[1]))
-    raise UsageError(f"unknown pattern {text!r}: give element, N:M as in 2:4, or HxW as in 4x4")
+            try:
+                return kind(int(sides[0]), int(sides[1]))
+            except UsageError as error:
+                raise UsageError(f"pattern={text}: {error}") from None
+    raise UsageError(f"pattern={text!r} is unknown: give element, N:M as in 2:4, or HxW as in 4x4")
 
 
 def terms(

@@ -44,11 +44,13 @@ PRUNING = (
     "scope",
     "pattern",
     "hold",
+    "window",
     "score_lr",
     "target",
     "baseline",
 )
 LEARNED = ("movement", "soft-movement", "l0")  # criteria that score_lr is for
+WINDOWED = ("platon", "platon-released", "pins", "pins-sgd", "pins-released")  # window is for
 ASIDE = ("report_to", "output", "overwrite", "resume")  # without effect on what is computed
 
 _POSITIVE = (
@@ -62,6 +64,7 @@ _POSITIVE = (
     "max_train_samples",
     "beams",
     "temperature",
+    "window",
 )
 _NOT_NEGATIVE = (
     "weight_decay",
@@ -205,6 +208,10 @@ class RunConfig:
     hold: bool | None = None
     """Keep pruned weights at zero between selections, or let them grow.
     By default as the criterion says."""
+
+    window: int | None = None
+    """Steps of which pins and platon take the mean before they judge by it; by default 10, and
+    fewer where masks are selected before."""
 
     score_lr: float | None = None
     """Highest learning rate of the scores of movement, soft-movement and l0;
@@ -544,6 +551,8 @@ class RunConfig:
             names |= {*PRUNING}
         if self.criterion not in LEARNED:
             names.add("score_lr")
+        if self.criterion not in WINDOWED:
+            names.add("window")
         if not {"self", "distill"} & {*self.regularize}:
             names.add("temperature")
         if not self.regularize:
@@ -618,13 +627,13 @@ def flags(path: Path, without: Collection[str] = ()) -> list[str]:
         settings = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"the config {path} cannot be read: {reason}") from error
+        raise UsageError(f"--config {path} cannot be read: {reason}") from error
     if not isinstance(settings, dict):
-        raise UsageError(f"the config {path} must map settings to values, one a line")
+        raise UsageError(f"--config {path} must map settings to values, one a line")
     known = RunConfig.__dataclass_fields__
     for name in settings:
         if name not in known:
-            raise UsageError(f"the config {path}: {unknown('setting', str(name), known)}")
+            raise UsageError(f"--config {path}: {unknown('setting', str(name), known)}")
     try:
         return [
             _flag(name, part)
@@ -633,7 +642,7 @@ def flags(path: Path, without: Collection[str] = ()) -> list[str]:
             if part not in _NOTHING and name not in without
         ]
     except UsageError as error:
-        raise UsageError(f"the config {path}: {error}") from None
+        raise UsageError(f"--config {path}: {error}") from None
 
 
 def _flag(field: str, value: Any) -> str:

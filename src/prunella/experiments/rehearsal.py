@@ -24,6 +24,7 @@ from prunella.tasks.base import positions
 
 def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) -> str:
     """What will be trained, frozen, pruned and held out, and what had to be cut."""
+    steps = config.steps(data.examples)
     prunable, _ = find_prunable(model, **build.chosen(config))
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -40,6 +41,7 @@ def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) 
     goal += _begins(config, prunable)
     if config.regularize:
         goal += f", regularized by {' and '.join(config.regularize)}"
+    goal += "".join(f"; {change}" for change in build.adjusted(config, steps))
     if config.criterion != "dense" and (left := told(left_dense(model, prunable))):
         goal += f"; {left}"
     rows = {name: len(part.rows) for name, part in data.splits.items()}
@@ -47,8 +49,7 @@ def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) 
     use = "chosen on, which the result will say" if config.uses_dev else "used once, at the end"
     return (
         f"{config.origin} on {config.task}{_aim(task, data)}: trains {_short(trained)} of "
-        f"{_short(total)} parameters ({_short(total - trained)} frozen), {goal}; "
-        f"{config.steps(data.examples):,} steps of "
+        f"{_short(total)} parameters ({_short(total - trained)} frozen), {goal}; {steps:,} steps of "
         f"{config.batch_size} on {_trained_on(data)}; {rows['holdout']:,} rows of train held "
         f"out; dev ({devs} rows) is {use}{_classes(config, task)}{_overlap(data)}{_cut(data)}"
         f"{_left_out(task, data)}{_spelled(data)}"
@@ -133,8 +134,12 @@ def rehearse(
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     steps: int,
-) -> None:
-    """Raise UsageError where settings do not fit model or task, before any time is spent."""
+) -> dict[str, str] | None:
+    """What will prune, in full; None where nothing is pruned.
+
+    Raises:
+        UsageError: settings do not fit model or task, which is said before any time is spent.
+    """
     if task.numeric:
         odd = [term for term in config.regularize if term in ("smoothing", "virtual-teacher")]
         if odd or config.self_weight == "adaptive":
@@ -145,10 +150,14 @@ def rehearse(
     check_trackers(config.report_to)
     for term in build.terms(config, model, None, steps):
         term.begin(model)
-    if config.criterion != "dense":
-        optimizer = torch.optim.SGD(model.parameters())
-        settings = build.pruning(config, models.masks(config, model))
-        Pruner(model, optimizer, **settings, total_steps=steps).detach()
+    if config.criterion == "dense":
+        return None
+    optimizer = torch.optim.SGD(model.parameters())
+    settings = build.pruning(config, models.masks(config, model), steps)
+    pruner = Pruner(model, optimizer, **settings, total_steps=steps)
+    pruner.detach()
+    parts = {"criterion": pruner.criterion, "schedule": pruner.schedule}
+    return {name: repr(part) for name, part in (parts | {"allocation": pruner.allocation}).items()}
 
 
 def check_teacher(

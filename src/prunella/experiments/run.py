@@ -165,6 +165,7 @@ def _carry_out(study: Study, folder: Path, output: Path) -> dict[str, Any]:
         )
     result |= {
         "dev_used_for_selection": config.uses_dev or bool(teacher and teacher["used_dev"]),
+        "pruned_by": study.pruned_by,
         "task": study.about(),
         "data": study.data.about,
         "overlap": study.data.overlap,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +57,23 @@ _LR = {"linear": "linear", "constant": "constant_with_warmup"}  # as Transformer
 
 @dataclass(frozen=True)
 class Study:
-    """Settings, task and encoded rows; trains, and measures what was saved."""
+    """Settings, task and encoded rows; trains, and measures what was saved.
+
+    Args:
+        pruned_by: criterion, schedule and allocation in full, as fitted to the run.
+    """
 
     config: RunConfig
     task: Task
     data: Data
     console: Console
+    pruned_by: dict[str, str] | None = None
 
     @classmethod
     def of(cls, config: RunConfig, console: Console) -> Study:
         """Read and encode the data, and say what is going to happen."""
         task = data.task(config)
-        models.locate(config.origin)
+        models.locate(config.origin, "--model" if config.model else "--masks-from")
         model, tokenizer = models.load(config.origin, task)
         models.freeze(model, config)
         reader = models.reader(config, task, model, tokenizer)
@@ -76,10 +81,10 @@ class Study:
         read = Data.read(config, task, reader)
         study = cls(config, task, read, console)
         check_length(config, model, tokenizer, read.longest)
-        rehearse(config, model, tokenizer, task, study.steps)
+        pruned_by = rehearse(config, model, tokenizer, task, study.steps)
         # Broken between words, unlike the paths and commands that are to be copied.
         console.print(announce(config, model, task, read), soft_wrap=False)
-        return study
+        return replace(study, pruned_by=pruned_by)
 
     @property
     def steps(self) -> int:
@@ -178,7 +183,9 @@ class Study:
         shown = trackers(config.report_to, folder)
         callbacks: list[TrainerCallback] = [bar, stop, Clock(), *shown]
         if criterion != "dense":
-            pruning = PruningCallback(**build.pruning(config, models.masks(config, model)))
+            pruning = PruningCallback(
+                **build.pruning(config, models.masks(config, model), self.steps)
+            )
             callbacks = [pruning, Tracer(pruning), *callbacks]
             schedule = build.schedule(config).resolve(self.steps)
             if isinstance(schedule, Ladder):
