@@ -300,10 +300,10 @@ def test_at_every_level_the_learning_rate_falls_to_zero(begin: float, tmp_path: 
 
     from prunella.experiments import build
     from prunella.experiments.config import RunConfig
-    from prunella.experiments.study import _arguments
+    from prunella.experiments.training import arguments
 
     config = RunConfig(max_drop=0.1, begin=begin, lr=1.0)
-    trainer = Trainer(torch.nn.Linear(1, 1), _arguments(config, tmp_path, 1200))
+    trainer = Trainer(torch.nn.Linear(1, 1), arguments(config, tmp_path, 1200))
     trainer.create_optimizer_and_scheduler(1200)
     rates = []
     for _ in range(1200):

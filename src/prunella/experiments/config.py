@@ -14,6 +14,7 @@ import tyro
 import yaml
 
 from prunella.errors import UsageError, unknown
+from prunella.experiments.arguments import pairs, texts
 from prunella.schedules import Ladder
 
 _NOTHING = ("", "~", "null")  # what YAML takes for no value: the default then holds
@@ -31,7 +32,7 @@ TERMS: dict[str, tuple[str, ...]] = {
     "smoothing": ("smoothing",),
     "virtual-teacher": ("virtual_teacher",),
 }
-LISTS = ("regularize", "levels", "prune", "report_to")
+LISTS = ("regularize", "levels", "prune", "report_to", "training")
 # Settings that belong to pruning.
 AFRESH = "none"  # the value of masks_from with which zeros may come back
 PRUNING = (
@@ -332,6 +333,11 @@ class RunConfig:
     weight_decay: float = 0.0
     """AdamW's decay."""
 
+    training: tuple[str, ...] = ()
+    """Any other setting of Transformers' TrainingArguments, as name=value, such as
+    gradient_checkpointing=true, gradient_accumulation_steps=4 (of which --batch-size is the sum) or
+    optim=adafactor; may be given several times. In YAML a mapping."""
+
     max_length: int | None = None
     """Tokens of an input; by default 384 for qa/*, 256 for d2t/*, text2text and lm/*, 1024 for
     chat, 128 for others, and no more than the model reads. Of lm/* the tokens of a block."""
@@ -371,6 +377,10 @@ class RunConfig:
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 trains under autocast; weights and scores stay float32."""
 
+    trust_remote_code: bool = False
+    """Run the Python code that comes with a model, its teacher or their tokenizers, with all that
+    you may do on this machine; only for those whose code you have read."""
+
     seed: int = 0
     """Seeds the head, the data's order and dropout."""
 
@@ -398,6 +408,10 @@ class RunConfig:
 
     resume: bool = False
     """Go on from the last checkpoint of a run that was broken off."""
+
+    def __post_init__(self) -> None:
+        # In whatever order they are given, they say the same.
+        object.__setattr__(self, "training", tuple(sorted(self.training)))
 
     def check(self) -> None:
         """Raise UsageError where a value breaks a rule that needs no model and no data to see."""
@@ -450,6 +464,7 @@ class RunConfig:
             )
         self._check_terms()
         self._check_levels()
+        self._check_training()
 
     def _check_terms(self) -> None:
         """Raise UsageError where regularizers and their settings do not belong together."""
@@ -490,6 +505,22 @@ class RunConfig:
             )
         if self.self_weight != "adaptive" and not 0 <= self.self_weight < math.inf:
             raise UsageError(f"self_weight={self.self_weight} must be a number from 0 on")
+
+    def _check_training(self) -> None:
+        """Raise UsageError where a setting of the Trainer is not the user's to choose."""
+        given = pairs(self.training)
+        scheduled = given.keys() & {"lr_scheduler_type", "lr_scheduler_kwargs"}
+        flag = "--max-drop" if self.max_drop is not None else "--lr-schedule constant"
+        if scheduled and (self.max_drop is not None or self.lr_schedule == "constant"):
+            raise UsageError(
+                f"--training {min(scheduled)} does not go with {flag}, which has its own; leave "
+                "one of them out"
+            )
+        if "torch_compile" in given and self.score_gradient == "task":
+            raise UsageError(
+                "--score-gradient task needs two backward passes through one graph, which compiled "
+                "models do not keep; leave out --training torch_compile, or score by joint"
+            )
 
     def _check_levels(self) -> None:
         """Raise UsageError where --max-drop meets what it does not go with."""
@@ -601,8 +632,7 @@ def typed(name: str, value: Any) -> Any:
     Raises:
         UsageError: it is no such value.
     """
-    parts = value if name in LISTS and isinstance(value, list) else [value]
-    given = [_flag(name, part) for part in parts if part not in _NOTHING]
+    given = [_flag(name, part) for part in _parts(name, value) if part not in _NOTHING]
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             return getattr(parse(given), name)
@@ -638,11 +668,18 @@ def flags(path: Path, without: Collection[str] = ()) -> list[str]:
         return [
             _flag(name, part)
             for name, value in settings.items()
-            for part in (value if name in LISTS and isinstance(value, list) else [value])
+            for part in _parts(name, value)
             if part not in _NOTHING and name not in without
         ]
     except UsageError as error:
         raise UsageError(f"--config {path}: {error}") from None
+
+
+def _parts(field: str, value: Any) -> list[Any]:
+    """The values of a setting that may be a list, or one in a list."""
+    if field == "training" and isinstance(value, dict):
+        return texts(value)
+    return value if field in LISTS and isinstance(value, list) else [value]
 
 
 def _flag(field: str, value: Any) -> str:

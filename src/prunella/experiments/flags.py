@@ -22,7 +22,7 @@ _ALIASES = {
     "total_steps": "max_steps",
 }
 _NAMES = {**{name: name for name in _FIELDS}, **_ALIASES}
-_KEPT = r"\b[A-Z]\w*\((?:[^()]|\([^()]*\))*\)|(?<!\w)'[^']*'(?!\w)"  # objects, quotations
+_KEPT = r"\b[A-Z]\w*\((?:[^()]|\([^()]*\))*\)|(?<!\w)'[^']*'(?!\w)|--training \S+"  # said as it is
 _VALUE = r"\[\.{3}\]|\.{3}|'[^']*'|[^\s,;:)]*[^\s,;:).]"
 _COMPOUND = "|".join(name for name in _NAMES if "_" in name)  # no words of their own
 _NAMED = re.compile(

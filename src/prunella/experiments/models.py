@@ -37,16 +37,21 @@ def locate(name: str, flag: str = "--model") -> str:
     return places.locate(name, flag)
 
 
-def load(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    name: str, task: Task, trusted: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A pretrained model with a new head for the task, and its tokenizer.
+
+    Args:
+        trusted: whether code that comes with it may be run.
 
     Raises:
         UsageError: the model cannot be loaded, or only a part of it.
     """
     where = locate(name)
     try:
-        read = AutoTokenizer.from_pretrained(where)
-        known = AutoConfig.from_pretrained(where)
+        read = AutoTokenizer.from_pretrained(where, trust_remote_code=trusted)
+        known = AutoConfig.from_pretrained(where, trust_remote_code=trusted)
         auto = task.architecture(known)
         ends = task.ends(read)
         model, report = from_pretrained(
@@ -56,6 +61,7 @@ def load(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
             key_mapping=_renamed(known, auto),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            trust_remote_code=trusted,
             **task.head(),
         )
     except UsageError:
@@ -82,15 +88,19 @@ def _renamed(config: PreTrainedConfig, auto: Any) -> dict[str, str] | None:
 
     As it does for question answering with Llama, whose backbone Transformers would make up.
     """
+    if type(config) not in auto._model_mapping:  # it brings its own code
+        return None
     kind = getattr(transformers, (config.architectures or [""])[0], None)
     theirs = getattr(kind, "base_model_prefix", "")
     ours = auto._model_mapping[type(config)].base_model_prefix
     return {f"^{theirs}\\.": f"{ours}."} if theirs and ours and theirs != ours else None
 
 
-def tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+def tokenizer(
+    folder: Path, model: PreTrainedModel, trusted: bool = False
+) -> PreTrainedTokenizerBase:
     """The tokenizer that was saved beside a model."""
-    read = AutoTokenizer.from_pretrained(folder)
+    read = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
     _fill_padding(model, read)
     return read
 
@@ -98,7 +108,7 @@ def tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
 def _fill_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.pad_token is None:  # GPT-2's family has none
         tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:
+    if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     table = model.get_input_embeddings()
     if isinstance(table, nn.Embedding) and tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -152,7 +162,11 @@ def reader(
 
 
 def load_teacher(
-    name: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task
+    name: str,
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    trusted: bool = False,
 ) -> tuple[PreTrainedModel, list[int] | None]:
     """A fine-tuned model to distil from, and its columns in the order of the student's classes.
 
@@ -162,9 +176,11 @@ def load_teacher(
     """
     where = locate(name, "--teacher")
     try:
-        theirs = AutoTokenizer.from_pretrained(where)
-        auto = task.architecture(AutoConfig.from_pretrained(where))
-        model, report = from_pretrained(auto, where, dtype="float32", output_loading_info=True)
+        theirs = AutoTokenizer.from_pretrained(where, trust_remote_code=trusted)
+        auto = task.architecture(AutoConfig.from_pretrained(where, trust_remote_code=trusted))
+        model, report = from_pretrained(
+            auto, where, dtype="float32", output_loading_info=True, trust_remote_code=trusted
+        )
     except UsageError:
         raise
     except Exception as error:  # as above
@@ -201,7 +217,7 @@ def teacher(
     """What ``Distillation`` is to be given; None where nothing is distilled."""
     if config.teacher is None:
         return None
-    loaded, columns = load_teacher(config.teacher, model, tokenizer, task)
+    loaded, columns = load_teacher(config.teacher, model, tokenizer, task, config.trust_remote_code)
     if config.distill_attention:
         for each in (model, loaded):
             each.set_attn_implementation("eager")  # others do not give their probabilities
@@ -212,9 +228,12 @@ def teacher_size(config: RunConfig, task: Task) -> int:
     """Parameters of the teacher; 0 where there is none."""
     if config.teacher is None:
         return 0
-    described = AutoConfig.from_pretrained(locate(config.teacher, "--teacher"))
+    trusted = config.trust_remote_code
+    where = locate(config.teacher, "--teacher")
+    described = AutoConfig.from_pretrained(where, trust_remote_code=trusted)
     with torch.device("meta"):
-        return task.architecture(described).from_config(described).num_parameters()
+        model = task.architecture(described).from_config(described, trust_remote_code=trusted)
+        return int(model.num_parameters())
 
 
 def masks(config: RunConfig, model: PreTrainedModel) -> dict[str, Tensor]:

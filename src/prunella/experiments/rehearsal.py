@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prunella.errors import UsageError
-from prunella.experiments import build, models
+from prunella.experiments import build, models, training
 from prunella.experiments.config import AFRESH, RunConfig
 from prunella.experiments.data import Data
 from prunella.experiments.evaluation import evaluating
@@ -148,6 +148,7 @@ def rehearse(
                 f"probabilities of classes, and {config.task} is a regression; leave it out"
             )
     check_trackers(config.report_to)
+    training.practise(config, model, steps)
     for term in build.terms(config, model, None, steps):
         term.begin(model)
     if config.criterion == "dense":

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from prunella import runtime
 from prunella.errors import Diverged, Unsaved, UsageError
+from prunella.experiments import training
 from prunella.experiments.config import RunConfig
 from prunella.experiments.environment import environment
 from prunella.experiments.folder import (
@@ -60,11 +61,7 @@ def run(config: RunConfig, console: Console) -> tuple[Path, dict[str, Any]]:
     """
     config.check()
     processes = PartialState(cpu=not torch.accelerator.is_available())
-    if config.batch_size % processes.num_processes:
-        raise UsageError(
-            f"batch_size={config.batch_size} cannot be shared evenly by {processes.num_processes} "
-            "processes; give a multiple of their number"
-        )
+    training.batch_size(config, processes.num_processes)
     if not processes.is_main_process:
         return _follow(config), {}
     if config.form == "sparse":

@@ -22,14 +22,13 @@ from transformers import (
     PrinterCallback,
     TrainerCallback,
     TrainerState,
-    TrainingArguments,
     set_seed,
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
 from prunella import flops
 from prunella.errors import Diverged, UsageError
-from prunella.experiments import build, data, models, trace
+from prunella.experiments import build, data, models, trace, training
 from prunella.experiments.callbacks import Clock, Levels, SnapshotOfBest, Stop, keep
 from prunella.experiments.config import RunConfig
 from prunella.experiments.data import Data
@@ -52,7 +51,6 @@ MODEL = "model"  # in a folder of a training that has ended
 LEVELS = "levels"
 TRAINING = "training.json"
 SPEED_SECONDS, SPEED_ROUNDS = 5.0, 20
-_LR = {"linear": "linear", "constant": "constant_with_warmup"}  # as Transformers calls them
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Study:
         """Read and encode the data, and say what is going to happen."""
         task = data.task(config)
         models.locate(config.origin, "--model" if config.model else "--masks-from")
-        model, tokenizer = models.load(config.origin, task)
+        model, tokenizer = models.load(config.origin, task, config.trust_remote_code)
         models.freeze(model, config)
         reader = models.reader(config, task, model, tokenizer)
         check_teacher(config, model, tokenizer, task, reader)
@@ -166,16 +164,17 @@ class Study:
                 "trace": trace.of_training(state.log_history),
             },
         )
-        auto = self.task.architecture(AutoConfig.from_pretrained(chosen))
-        model = auto.from_pretrained(chosen)
-        keep(model, AutoTokenizer.from_pretrained(chosen), folder / MODEL)
+        code = {"trust_remote_code": self.config.trust_remote_code}
+        auto = self.task.architecture(AutoConfig.from_pretrained(chosen, **code))
+        model = auto.from_pretrained(chosen, **code)
+        keep(model, AutoTokenizer.from_pretrained(chosen, **code), folder / MODEL)
         for path in folder.glob("checkpoint-*"):
             shutil.rmtree(path)
 
     def _train(self, criterion: str, folder: Path, checkpoint: Path | None) -> Path:
         config = self.config
         set_seed(config.seed)
-        model, tokenizer = models.load(config.origin, self.task)
+        model, tokenizer = models.load(config.origin, self.task, config.trust_remote_code)
         models.freeze(model, config)
         teacher = models.teacher(config, model, tokenizer, self.task)
         terms = build.terms(config, model, teacher, self.steps)
@@ -201,7 +200,7 @@ class Study:
         weights = self._class_weights
         trainer = CheckedTrainer(
             model,
-            _arguments(config, folder, self.steps, self.headline, self.minimize),
+            training.arguments(config, folder, self.steps, self.headline, self.minimize),
             check=lambda model: self._checks(model, tokenizer),
             data_collator=self.task.collator(tokenizer, model),
             train_dataset=self.data.train,
@@ -235,7 +234,7 @@ class Study:
         """The metrics of the splits that something is chosen by."""
         return {
             f"eval_{name}_{metric}": value
-            for name in _checked(self.config)
+            for name in training.checked(self.config)
             for metric, value in self.task.score(self._records(model, tokenizer, name)).items()
         }
 
@@ -263,7 +262,7 @@ class Study:
         """
         started = time.perf_counter()
         known = read_json(training / TRAINING)
-        model = checkpoint.load(saved, "dense")
+        model = checkpoint.load(saved, "dense", self.config.trust_remote_code)
         found = self._answers(model, saved, self.data.splits)
         prunable, _ = find_prunable(model, **build.chosen(self.config))
         figures = {
@@ -295,7 +294,7 @@ class Study:
 
     def judge(self, saved: Path) -> tuple[float, dict[str, Any]]:
         """The headline metric of a saved model on the holdout; sparsity, parameters and bytes."""
-        model = checkpoint.load(saved, "dense")
+        model = checkpoint.load(saved, "dense", self.config.trust_remote_code)
         metrics = self.task.score(self._answers(model, saved, ["holdout"])["holdout"])
         return metrics[self.headline], self._count(model, saved)
 
@@ -303,7 +302,7 @@ class Study:
         self, model: PreTrainedModel, saved: Path, splits: Iterable[str]
     ) -> dict[str, list[Record]]:
         """Records of a saved model."""
-        tokenizer = models.tokenizer(saved, model)
+        tokenizer = models.tokenizer(saved, model, self.config.trust_remote_code)
         if torch.accelerator.is_available():
             model.to(torch.accelerator.current_accelerator())  # type: ignore[arg-type]
         with self.console.status("evaluating"):
@@ -362,55 +361,3 @@ def _has_ended(checkpoint: Path) -> bool:
     """Whether training ended with this checkpoint, by its length or for want of progress."""
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
-
-
-def _checked(config: RunConfig) -> list[str]:
-    """The splits that something is chosen by."""
-    names = {config.snapshot.removeprefix("best-")} if config.snapshot != "every" else set()
-    if _chooses(config):
-        names.add(config.select_on)
-    return sorted(names)
-
-
-def _chooses(config: RunConfig) -> bool:
-    """Whether the model that is kept, or the end, depends on checks."""
-    return config.keep == "best" or config.patience is not None
-
-
-def _arguments(
-    config: RunConfig, folder: Path, steps: int, headline: str = "", minimize: bool = False
-) -> TrainingArguments:
-    every = build.in_steps(config.check_every, steps)
-    restarts = {"num_cycles": len(config.ladder)} if config.max_drop is not None else None
-    warmup = config.warmup
-    if restarts:  # from where the levels are counted
-        warmup = build.schedule(config).resolve(steps).begin
-    best = f"{config.select_on}_{headline}"
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=config.batch_size // PartialState().num_processes,
-        learning_rate=config.lr,
-        # Every level of a ladder is trained to its end, with a learning rate falling to zero.
-        lr_scheduler_type="cosine_with_restarts" if restarts else _LR[config.lr_schedule],
-        lr_scheduler_kwargs=restarts,
-        warmup_steps=warmup,
-        weight_decay=config.weight_decay,
-        bf16=config.precision == "bf16",
-        use_cpu=not torch.accelerator.is_available(),  # bf16 wants to be told
-        train_sampling_strategy="group_by_length",
-        seed=config.seed,
-        eval_strategy="steps" if _checked(config) else "no",
-        eval_steps=every,
-        metric_for_best_model=best if _chooses(config) else None,
-        greater_is_better=not minimize,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,  # the last and the best, or the one before the last
-        restore_callback_states_from_checkpoint=True,
-        logging_steps=max(1, steps // 100),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to=[],  # trackers come as callbacks
-        run_name=f"{folder.parent.name.removesuffix('.partial')}-{folder.name}",
-    )

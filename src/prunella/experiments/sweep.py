@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from prunella.errors import UsageError, unknown
-from prunella.experiments import build
+from prunella.experiments import arguments, build
 from prunella.experiments.config import ASIDE, LISTS, PRUNING, TERMS, RunConfig, typed
 
 TEACHER = "@dense"  # as teacher: the dense run of this sweep that is otherwise the same
@@ -58,7 +58,6 @@ class Planned:
 
     def differences(self, settings: Mapping[str, Any]) -> list[str]:
         """Where the settings of a result would compute something else than this run."""
-        # A setting that is younger than the result had no effect then, as has its default now.
         theirs = RunConfig().settings() | dict(settings)
         if self.teacher is not None and Path(str(theirs["teacher"])).name == self.teacher:
             theirs["teacher"] = self.config.teacher  # wherever the folders have moved to
@@ -291,6 +290,7 @@ def _planned(where: str, cell: RunConfig, output: Path) -> Iterator[Planned]:
     run = Planned(name, replace(config, output=str(folder)), teacher)
     try:
         run.config.check()
+        arguments.values(run.config.training)
         if config.criterion != "dense":
             build.pruning(run.config)
     except UsageError as error:

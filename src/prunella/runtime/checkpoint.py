@@ -85,13 +85,15 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Coun
     return count
 
 
-def load(folder: str | Path, engine: Engine = "sparse") -> Any:
+def load(folder: str | Path, engine: Engine = "sparse", trust_remote_code: bool = False) -> Any:
     """Load a checkpoint folder, sparse or dense, with the head that it was saved with.
 
     Args:
         folder: as ``prunella.save`` or Transformers' ``save_pretrained`` wrote it.
         engine: ``sparse`` multiplies with the non-zero weights alone, for inference in float32 on
             the CPU; ``dense`` is Transformers' own model, for training and everything else.
+        trust_remote_code: run Python code that comes with the checkpoint, where it needs such. It
+            can do all that you can; read it before.
 
     Returns:
         a Transformers model in evaluation mode.
@@ -102,15 +104,15 @@ def load(folder: str | Path, engine: Engine = "sparse") -> Any:
     folder = Path(folder)
     if engine not in get_args(Engine):
         raise UsageError(f"engine is {engine!r}; it must be one of {', '.join(get_args(Engine))}")
-    config, architecture = described(folder)
+    config, architecture = described(folder, trust_remote_code)
     opened(folder)  # refuses what cannot be read safely
     if engine == "dense":
-        return _whole(architecture, folder)
+        return _whole(architecture, folder, trust_remote_code)
     model = None
     if (folder / files.FILE).is_file() and variant() is not None:
         model = _assemble(architecture, config, folder)
     if model is None:
-        model = sparsify(_whole(architecture, folder))
+        model = sparsify(_whole(architecture, folder, trust_remote_code))
     fuse(model)
     return model
 
@@ -132,10 +134,11 @@ def from_pretrained(architecture: Any, source: str | Path, **options: Any) -> An
     from transformers import AutoConfig
 
     loading = {n: options.pop(n) for n in list(options) if n in _LOADING}
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+    trusted = options.pop("trust_remote_code", False)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trusted, **options)
     if hasattr(architecture, "from_config"):  # only a model's own class takes given tensors
         with torch.device("meta"):
-            architecture = type(architecture.from_config(config))
+            architecture = type(architecture.from_config(config, trust_remote_code=trusted))
     state = {n: decode(t) if isinstance(t, Coded) else t for n, t in files.read(path)}
     loaded = architecture.from_pretrained(None, config=config, state_dict=state, **loading)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -287,10 +290,12 @@ def _aside(folder: Path) -> Iterator[Path]:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _whole(architecture: Any, folder: Path) -> Any:
+def _whole(architecture: Any, folder: Path, trusted: bool) -> Any:
     """The dense model, none of whose weights Transformers had to make up."""
     try:
-        model, report = from_pretrained(architecture, folder, output_loading_info=True)
+        model, report = from_pretrained(
+            architecture, folder, output_loading_info=True, trust_remote_code=trusted
+        )
     except UsageError:
         raise
     except Exception as error:  # as above

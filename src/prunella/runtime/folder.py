@@ -47,8 +47,11 @@ def fetched(source: str | Path) -> Path:
         ) from error
 
 
-def described(folder: Path) -> tuple[Any, Any]:
+def described(folder: Path, trusted: bool = False) -> tuple[Any, Any]:
     """Config and class of the model in a folder.
+
+    Args:
+        trusted: whether code that comes with it may be run.
 
     Raises:
         UsageError: there is no config, or Transformers does not know the model.
@@ -59,18 +62,46 @@ def described(folder: Path) -> tuple[Any, Any]:
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{folder} has no {CONFIG}; give a Transformers checkpoint folder")
     try:
-        # Code that comes with a checkpoint is never run.
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        # Code that comes with a checkpoint is not run unasked.
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
         names = config.architectures or [None]
         known = getattr(transformers, str(names[0]), None)
+        if known is None and trusted:
+            known = _brought(config, str(names[0]), folder)
     except Exception as error:  # broken files make the loaders raise almost anything
+        _refuse_code(folder, trusted)
         raise UsageError(f"{folder / CONFIG} cannot be used: {first_sentence(error)}") from error
     if not (isinstance(known, type) and issubclass(known, transformers.PreTrainedModel)):
+        _refuse_code(folder, trusted)
         raise UsageError(
             f"{folder / CONFIG} names the architecture {names[0]!r}, which this version of "
             "Transformers does not have; save the model with save_pretrained, or update it"
         )
     return config, known
+
+
+def _brought(config: Any, name: str, folder: Path) -> Any:
+    """The class of that name in the code that comes with a checkpoint; None where there is none."""
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    brought = (getattr(config, "auto_map", None) or {}).values()
+    found = (where for where in brought if isinstance(where, str) and where.endswith(f".{name}"))
+    return next((get_class_from_dynamic_module(where, str(folder)) for where in found), None)
+
+
+def _refuse_code(folder: Path, trusted: bool) -> None:
+    """Raise UsageError where a checkpoint that cannot be loaded comes with code of its own."""
+    try:
+        brought = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("auto_map")
+        places = {str(where).partition("--")[2] or str(where) for where in brought.values()}
+    except (OSError, ValueError, AttributeError):  # it comes with none, or is no config at all
+        return
+    if not trusted:
+        code = ", ".join(sorted({f"{place.rpartition('.')[0]}.py" for place in places}))
+        raise UsageError(
+            f"the model in {folder} needs code that comes with it ({code}), and such code is not "
+            "run unasked; read it, then give trust_remote_code=True to prunella.load"
+        )
 
 
 def first_sentence(error: Exception) -> str:

@@ -155,7 +155,7 @@ class Task(ABC):
         Raises:
             TaskError: models of its kind cannot do the task.
         """
-        if type(config) not in self.auto._model_mapping:
+        if type(config) not in self.auto._model_mapping and self.auto.__name__ not in own(config):
             raise TaskError(
                 f"{self.name}: Transformers has no {self.auto.__name__} of the type "
                 f"{config.model_type}; give a model that has one, or another task"
@@ -263,6 +263,11 @@ _NOT_CAUSAL = (
 )
 
 
+def own(config: PreTrainedConfig) -> Mapping[str, Any]:
+    """The classes that come with a checkpoint as code, by the `AutoModelFor…` that loads them."""
+    return getattr(config, "auto_map", None) or {}
+
+
 def is_decoder(config: PreTrainedConfig) -> bool:
     """Whether models of a config were made to predict each token from those before it alone.
 
@@ -272,6 +277,8 @@ def is_decoder(config: PreTrainedConfig) -> bool:
     kind = config.model_type
     if config.is_encoder_decoder or kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
         return False
+    if "AutoModelForCausalLM" in own(config) and "AutoModelForMaskedLM" not in own(config):
+        return True
     others = (*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *_NOT_CAUSAL)
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in others
 
