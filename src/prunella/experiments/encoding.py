@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 import prunella.tasks
 from prunella.errors import UsageError
+from prunella.experiments.whereabouts import during
 from prunella.tasks import Reader, Task
 from prunella.tasks.base import Columns
 
@@ -66,9 +67,16 @@ def encode(
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "prunella"
     file = folder / f"{key}.arrow"
 
+    features_of = _Features(task, reader, training)
+
+    def told(rows: Columns, numbers: list[int]) -> Columns:
+        made = features_of(rows, numbers)
+        phase.at(numbers[-1] + 1)
+        return made
+
     def made() -> Dataset:
         return rows.map(
-            _Features(task, reader, training),
+            told,
             with_indices=True,
             batched=True,
             batch_size=BATCH,
@@ -82,13 +90,14 @@ def encode(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         was_there = file.exists()
-        try:
-            features = made()
-        except (OSError, pa.ArrowException):
-            if not was_there:
-                raise
-            file.unlink()  # damaged
-            features = made()
+        with during(f"tokenising {name}", len(rows)) as phase:
+            try:
+                features = made()
+            except (OSError, pa.ArrowException):
+                if not was_there:
+                    raise
+                file.unlink()  # damaged
+                features = made()
     except (OSError, pa.ArrowException) as error:
         raise UsageError(
             f"tokenised texts cannot be kept in {folder} ({error}); make room or name another "

@@ -24,8 +24,12 @@ def records(
     *,
     batch_size: int,
     bf16: bool,
+    seen: Callable[[int], object] = lambda count: None,
 ) -> list[Record]:
     """A record for every row of a split, computed in batches of like length.
+
+    Args:
+        seen: told after every batch how many of its features were.
 
     Raises:
         Diverged: the model's outputs are not finite.
@@ -44,6 +48,7 @@ def records(
             outputs = task.outputs(model, tokenizer, tensors)
             for place, output in zip(places, outputs, strict=True):
                 found[place] = output
+            seen(start + len(places))
     return task.records(split.rows, features, found)
 
 

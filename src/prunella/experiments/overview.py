@@ -18,6 +18,7 @@ from rich.table import Table
 
 from prunella.experiments.ledger import HEADING, Ledger, Standing, Status, is_held
 from prunella.experiments.sweep import Planned
+from prunella.experiments.whereabouts import EVERY, duration
 
 ROWS = 20  # runs in the live display
 TAIL = 4096  # bytes of a log that are looked at for the step
@@ -43,7 +44,7 @@ class Overview:
 
     def __enter__(self) -> Overview:
         self.live = Live(console=self.console, refresh_per_second=2, auto_refresh=False)
-        self.shown = 0.0
+        self.shown, self.told = 0.0, time.monotonic()
         if self.console.is_terminal:
             self.live.start()
         return self
@@ -95,6 +96,12 @@ class Overview:
         if self.console.is_terminal and now - self.shown > 0.5:
             self.shown = now
             self.live.update(Group(self._counts(), self._running()), refresh=True)
+        if not self.console.is_terminal and now - self.told >= EVERY:
+            ahead = self.time_left()
+            count = f"{self.ledger.count('done')} of {len(self.ledger.standings)} done"
+            count += f", about {duration(ahead)} left" if ahead else ""
+            running = (f"{name} {self.step(name)}".strip() for name in self.started)
+            self._line(f"{time.strftime('%H:%M:%S')}  {count}; running: {', '.join(running)}")
 
     def _tell(self, word: str, name: str, more: str) -> None:
         colour = {"failed": "red", "blocked": "red", "done": "green"}.get(word, "default")
@@ -102,6 +109,7 @@ class Overview:
         self._line(f"{line}  {escape(more)}" if more else line)
 
     def _line(self, text: str) -> None:
+        self.told = time.monotonic()
         self.console.print(text, soft_wrap=True)
 
     # --- the display -------------------------------------------------------------------------
@@ -166,15 +174,6 @@ def time_left(
     usual = median(known)
     ahead = usual * waiting + sum(max(0.0, usual - each) for each in elapsed)
     return ahead / min(together, waiting + len(elapsed))
-
-
-def duration(seconds: float) -> str:
-    """2 h 10 min, 5 min, 40 s."""
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes + (rest >= 30), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
 def table_of(ledger: Ledger) -> Table:

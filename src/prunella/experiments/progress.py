@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,20 @@ from transformers.integrations import (
 )
 
 from prunella.errors import UsageError
+from prunella.experiments.whereabouts import Phase, during, say
 
 
 class ProgressBar(TrainerCallback):
-    """Steps, loss, sparsity and time left; where there is no terminal, a line each tenth."""
+    """Steps, loss, sparsity and time left; where there is no terminal, a line each tenth.
+
+    Minutes without a line are left to ``Whereabouts``.
+    """
 
     def __init__(self, console: Console, title: str):
         self.console = console
         self.title = title
-        self.numbers = ""
+        self.phase = Phase(title)
+        self.lasting = ExitStack()
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -41,11 +47,14 @@ class ProgressBar(TrainerCallback):
     ) -> None:
         self.bar.start()
         self.row = self.bar.add_task(self.title, total=state.max_steps, numbers="")
+        self.phase = self.lasting.enter_context(during(self.title, state.max_steps))
+        self.phase.starts(state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.bar.update(self.row, completed=state.global_step)
+        self.phase.at(state.global_step)
 
     def on_log(
         self,
@@ -61,9 +70,10 @@ class ProgressBar(TrainerCallback):
         if "sparsity" in logs:
             numbers += f"  sparsity {logs['sparsity']:.1%}"
         self.bar.update(self.row, numbers=numbers)
+        self.phase.at(state.global_step, numbers)
         tenth = max(1, state.max_steps // 10)
         if not self.console.is_terminal and state.global_step % tenth < args.logging_steps:
-            self.console.print(f"{self.title}  {state.global_step}/{state.max_steps}  {numbers}")
+            say(self.phase, self.console)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -73,6 +83,7 @@ class ProgressBar(TrainerCallback):
     def close(self) -> None:
         """Give the terminal back, also where training was broken off."""
         self.bar.stop()
+        self.lasting.close()
 
 
 def check_trackers(names: Sequence[str]) -> None:

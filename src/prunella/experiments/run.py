@@ -33,6 +33,7 @@ from prunella.experiments.folder import (
     write_json,
 )
 from prunella.experiments.study import LEVELS, MODEL, Study
+from prunella.experiments.whereabouts import Whereabouts, during
 from prunella.hf.checkpoints import latest, put
 from prunella.runtime import engine
 
@@ -73,12 +74,18 @@ def run(config: RunConfig, console: Console) -> tuple[Path, dict[str, Any]]:
         return output, read_json(output / RESULT)
     if config.resume and not partial(output).exists():
         console.print("there is nothing to resume; beginning")
+    with Whereabouts(console):
+        return output, _lead(config, output, console)
+
+
+def _lead(config: RunConfig, output: Path, console: Console) -> dict[str, Any]:
+    """The part of the first process: all that is written and said."""
     study = Study.of(config, console)
     try:
         with working(config, output) as folder:
             _check_data(study, folder)
             broadcast_object_list([output, True])
-            result = _carry_out(study, folder, output)
+            return _carry_out(study, folder, output)
     except (OSError, SafetensorError) as error:
         unsaved = Unsaved(f"the run in {partial(output)} broke off: {error}")
         _note(unsaved, partial(output))
@@ -86,7 +93,6 @@ def run(config: RunConfig, console: Console) -> tuple[Path, dict[str, Any]]:
     except (Diverged, Unsaved, KeyboardInterrupt) as error:
         _note(error, partial(output))
         raise
-    return output, result
 
 
 def _follow(config: RunConfig) -> Path:
@@ -237,7 +243,8 @@ def _about_teacher(name: str, data: dict[str, dict[str, Any]]) -> dict[str, Any]
 def _deliver(source: Path, target: Path, form: Literal["sparse", "dense"]) -> None:
     """A model's files into another folder, without copying bytes where nothing is to change."""
     if form == "sparse":
-        return runtime.export(source, target, form)
+        with during("writing the sparse model"):
+            return runtime.export(source, target, form)
     for path in source.iterdir():
         try:
             os.link(path, target / path.name)

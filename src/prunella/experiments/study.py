@@ -37,6 +37,7 @@ from prunella.experiments.folder import read_json, write_json
 from prunella.experiments.progress import ProgressBar, trackers
 from prunella.experiments.rehearsal import announce, check_length, check_teacher, rehearse
 from prunella.experiments.trace import Tracer
+from prunella.experiments.whereabouts import during
 from prunella.hf import PruningCallback
 from prunella.hf.checkpoints import check, latest
 from prunella.hf.trainer import REGULARIZERS
@@ -72,11 +73,13 @@ class Study:
         """Read and encode the data, and say what is going to happen."""
         task = data.task(config)
         models.locate(config.origin, "--model" if config.model else "--masks-from")
-        model, tokenizer = models.load(config.origin, task, config.trust_remote_code)
+        with during("loading the model"):
+            model, tokenizer = models.load(config.origin, task, config.trust_remote_code)
         models.freeze(model, config)
         reader = models.reader(config, task, model, tokenizer)
         check_teacher(config, model, tokenizer, task, reader)
-        read = Data.read(config, task, reader)
+        with during("reading the data"):
+            read = Data.read(config, task, reader)
         study = cls(config, task, read, console)
         check_length(config, model, tokenizer, read.longest)
         pruned_by = rehearse(config, model, tokenizer, task, study.steps)
@@ -241,14 +244,17 @@ class Study:
     def _records(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, split: str
     ) -> list[Record]:
-        return records(
-            model,
-            tokenizer,
-            self.task,
-            self.data.splits[split],
-            batch_size=4 * self.config.batch_size,
-            bf16=self.config.precision == "bf16",
-        )
+        part = self.data.splits[split]
+        with during(f"evaluating {split}", len(part.features)) as phase:
+            return records(
+                model,
+                tokenizer,
+                self.task,
+                part,
+                batch_size=4 * self.config.batch_size,
+                bf16=self.config.precision == "bf16",
+                seen=phase.at,
+            )
 
     # --- measuring ---------------------------------------------------------------------------
 
@@ -316,9 +322,10 @@ class Study:
         if engine.variant() is None:
             return None
         try:
-            measured = bench.bench(
-                saved, length=self._longest, seconds=SPEED_SECONDS, rounds=SPEED_ROUNDS
-            )
+            with during("measuring the speed"):
+                measured = bench.bench(
+                    saved, length=self._longest, seconds=SPEED_SECONDS, rounds=SPEED_ROUNDS
+                )
         except UsageError as error:
             self.console.print(f"the speed was not measured: {error}")
             return None
