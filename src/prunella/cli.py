@@ -18,6 +18,7 @@ from prunella import __version__
 from prunella.errors import Diverged, Unsaved, UsageError
 from prunella.experiments import build
 from prunella.experiments.flags import in_flags, read
+from prunella.figures import percent
 from prunella.prunable import SCOPES
 from prunella.summary import LeftDense, told
 
@@ -92,6 +93,8 @@ def prune(arguments: Sequence[str]) -> None:
     if "max_drop" in result:
         console.print(_curve(result["max_drop"]))
         console.print(_verdict(result["max_drop"]))
+    for line in _warnings(result):
+        console.print(line, markup=False)
     console.print(f"Checkpoint, result.json and dev predictions: {folder}")
     if "speed" in result:
         console.print(f'Run it: prunella.load("{folder}")')
@@ -328,7 +331,7 @@ def _table(result: dict[str, Any]) -> Table:
         cells = [f"{count['nonzero']:,}" for count in counts]
         table.add_row(f"non-zero parameters, {scope}", *cells, f"{counts[-1]['total']:,}")
     for scope in SCOPES:
-        cells = [f"{run['sparsity'][scope]:.2%}" for run in runs.values()]
+        cells = [percent(run["sparsity"][scope]) for run in runs.values()]
         table.add_row(f"sparsity, {scope}", *cells)
     for split, metrics in next(iter(runs.values()))["metrics"].items():
         for metric in metrics:
@@ -366,6 +369,15 @@ def _classes(found: dict[str, dict[str, float]]) -> Table:
     return table
 
 
+def _warnings(result: dict[str, Any]) -> list[str]:
+    """What is odd about the models, so that no table need be searched for it."""
+    dense = result.get("baseline", {}).get("warnings", [])
+    return [
+        *(f"Beware, {result['config']['criterion']}: {one}" for one in result.get("warnings", [])),
+        *(f"Beware, the dense twin: {one}" for one in dense),
+    ]
+
+
 def _curve(found: dict[str, Any]) -> Table:
     """The models on the way up, judged on the holdout."""
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -375,7 +387,7 @@ def _curve(found: dict[str, Any]) -> Table:
     table.add_row("dense", "", f"{found['dense']:.4f}", "", "", "")
     for point in found["curve"]:
         table.add_row(
-            f"{100 * point['level']:g}%",
+            percent(point["level"], 6, brief=True),
             f"{point['parameters']['prunable']['nonzero']:,}",
             f"{point['holdout']:.4f}",
             f"{point['drop']:+.4f}",
@@ -391,5 +403,5 @@ def _verdict(found: dict[str, Any]) -> str:
             f"No model lost {found['limit']:g} or less on the holdout, so none is delivered; the "
             "levels are kept. More steps, a lower level or a larger --max-drop may help."
         )
-    level = f"{100 * found['delivered']:g}%"
+    level = percent(found["delivered"], 6, brief=True)
     return f"Delivered: {level}, the sparsest that lost {found['limit']:g} or less"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from prunella.figures import percent
 from prunella.prunable import (
     TABLES,
     Count,
@@ -43,7 +44,7 @@ class LeftDense:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.share:.1%} in {self.form} ({self.kind}: {self.reason})"
+        return f"{percent(self.share, 1)} in {self.form} ({self.kind}: {self.reason})"
 
 
 def left_dense(model: nn.Module, prunable: Collection[str]) -> tuple[LeftDense, ...]:
@@ -143,7 +144,7 @@ class Summary:
         title = f"after {self.step} steps"
         rows = [f"{title:<20}{'non-zero':>15}{'of':>15}{'sparsity':>10}"]
         rows += [
-            f"{scope:<20}{count.nonzero:>15,}{count.total:>15,}{count.sparsity:>10.2%}"
+            f"{scope:<20}{count.nonzero:>15,}{count.total:>15,}{percent(count.sparsity):>10}"
             for scope, count in self.counts.items()
         ]
         if self.outcome:

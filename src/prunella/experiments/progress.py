@@ -18,6 +18,7 @@ from transformers.integrations import (
 
 from prunella.errors import UsageError
 from prunella.experiments.whereabouts import Phase, during, say
+from prunella.figures import percent
 
 
 class ProgressBar(TrainerCallback):
@@ -68,7 +69,7 @@ class ProgressBar(TrainerCallback):
             return
         numbers = f"loss {float(logs['loss']):.3f}"
         if "sparsity" in logs:
-            numbers += f"  sparsity {logs['sparsity']:.1%}"
+            numbers += f"  sparsity {percent(logs['sparsity'], 1)}"
         self.bar.update(self.row, numbers=numbers)
         self.phase.at(state.global_step, numbers)
         tenth = max(1, state.max_steps // 10)

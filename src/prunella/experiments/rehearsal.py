@@ -14,6 +14,7 @@ from prunella.experiments.config import AFRESH, RunConfig
 from prunella.experiments.data import Data
 from prunella.experiments.evaluation import evaluating
 from prunella.experiments.progress import check_trackers
+from prunella.figures import percent
 from prunella.given import Given
 from prunella.prunable import Prunable, find_prunable
 from prunella.pruner import Pruner
@@ -29,9 +30,9 @@ def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) 
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     matrices = sum(p.parameter.numel() for p in prunable.values())
-    aim = f"to {100 * config.sparsity:g}% " if config.target else "as it comes out "
+    aim = f"to {percent(config.sparsity, 6, brief=True)} " if config.target else "as it comes out "
     if config.max_drop is not None:
-        aim = f"step by step to {100 * config.ladder[-1]:g}% "
+        aim = f"step by step to {percent(config.ladder[-1], 6, brief=True)} "
     goal = (
         "prunes nothing"
         if config.criterion == "dense"

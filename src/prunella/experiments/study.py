@@ -28,7 +28,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from prunella import flops
 from prunella.errors import Diverged, UsageError
-from prunella.experiments import build, data, models, trace, training
+from prunella.experiments import build, concerns, data, models, trace, training
 from prunella.experiments.callbacks import Clock, Levels, SnapshotOfBest, Stop, keep
 from prunella.experiments.config import RunConfig
 from prunella.experiments.data import Data
@@ -271,10 +271,12 @@ class Study:
         model = checkpoint.load(saved, "dense", self.config.trust_remote_code)
         found = self._answers(model, saved, self.data.splits)
         prunable, _ = find_prunable(model, **build.chosen(self.config))
+        metrics = {name: self.task.score(part) for name, part in found.items()}
         figures = {
-            "metrics": {name: self.task.score(part) for name, part in found.items()},
+            "metrics": metrics,
             "metrics_of": {name: len(self.data.splits[name].rows) for name in found},
             "by_class": {name: self.task.by_class(part) for name, part in found.items()},
+            **self._concerns(criterion, model, metrics, found),
             **self._count(model, saved),
             "left_dense": [asdict(left) for left in left_dense(model, prunable)],
             "flops": self._flops(model),
@@ -297,6 +299,36 @@ class Study:
                 for row, record in enumerate(found[name])
             ],
         )
+
+    def _concerns(
+        self,
+        criterion: str,
+        model: PreTrainedModel,
+        metrics: dict[str, dict[str, float]],
+        found: dict[str, list[Record]],
+    ) -> dict[str, Any]:
+        """What one and the same answer to every row reaches; what is odd, in words."""
+        prunable, _ = find_prunable(model, **build.chosen(self.config))
+        gone = concerns.empty({name: each.parameter for name, each in prunable.items()})
+        trivial = {}
+        for name, split in self.data.dev.items():
+            labels = split.features["labels"] if "labels" in split.features.column_names else ()
+            best = concerns.trivial(self.task, found[name], labels, self.headline)
+            if best is not None:
+                trivial[name] = best
+        return {
+            "empty": gone,
+            "trivial": trivial,
+            "warnings": [
+                *concerns.of_matrices(prunable, gone, criterion != "dense"),
+                *concerns.of_metrics(metrics, trivial, self.headline, self.minimize),
+                *(
+                    w
+                    for n in self.data.dev
+                    for w in concerns.of_predictions(self.task, found[n], n)
+                ),
+            ],
+        }
 
     def judge(self, saved: Path) -> tuple[float, dict[str, Any]]:
         """The headline metric of a saved model on the holdout; sparsity, parameters and bytes."""

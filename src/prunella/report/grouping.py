@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any, TypeVar
 
 from prunella.experiments.config import LEARNED
+from prunella.figures import percent
 from prunella.report.cells import Cell, one_holdout
 from prunella.report.runs import Place, Run, part
 from prunella.report.settings import HYPER, differing, label, method, order, settings_of, text
@@ -208,7 +209,7 @@ def _stamps(cell: Cell) -> tuple[str, ...]:
     measured = [run.measured for run in runs if run.measured is not None and not run.dense]
     furthest = max(measured, key=lambda value: abs(value - cell.sparsity), default=cell.sparsity)
     if abs(furthest - cell.sparsity) > OFF_TARGET:
-        found.append(f"{furthest:.2%} measured where {cell.sparsity:.2%} was asked for")
+        found.append(f"{percent(furthest)} measured where {percent(cell.sparsity)} was asked for")
     if any(part(run.result.get("teacher"), "same_holdout") is False for run in runs):
         found.append("the teacher was trained on rows of the holdout")
     mixed = {

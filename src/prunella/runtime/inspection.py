@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prunella.bitmask import Coded, decode
 from prunella.errors import UsageError
+from prunella.figures import percent
 from prunella.prunable import SCOPES, Count, Scopes, find_prunable
 from prunella.runtime.files import FILE, Sizes, sizes
 from prunella.runtime.folder import CONFIG, Names, described, fetched, first_sentence, opened
@@ -173,12 +174,14 @@ def table(inspection: Inspection) -> Table:
             f"coded matrices: {coded.bytes / 1e6:.2f} MB; ideal bitmask {coded.ideal / 1e6:.2f}, "
             f"entropy bound {coded.bound / 1e6:.2f}"
         )
+    if gone := [held.name for held in inspection.matrices if not held.count.nonzero]:
+        lines.append(f"all zero, nothing is left of: {', '.join(gone)}")
     result.caption = "\n".join(filter(None, [*lines, told(inspection.left_dense), inspection.note]))
     return result
 
 
 def _cells(count: Count) -> tuple[str, str, str]:
-    return f"{count.nonzero:,}", f"{count.total:,}", f"{count.sparsity:.2%}"
+    return f"{count.nonzero:,}", f"{count.total:,}", f"{percent(count.sparsity)}"
 
 
 def _told(count: Count) -> dict[str, Any]:

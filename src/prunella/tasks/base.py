@@ -15,7 +15,7 @@ Records are plain JSON: `predictions.jsonl` holds them, and metrics can be had f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -239,6 +239,23 @@ class Task(ABC):
         Of none where rows have no classes.
         """
         return {}
+
+    def constants(
+        self, records: Sequence[Record], labels: Iterable[Sequence[int]]
+    ) -> Iterator[list[Record]]:
+        """Records as they would be of answers that look at nothing, such as one class for all.
+
+        What is no better has learned nothing. By default none is known.
+
+        Args:
+            records: Of a model, for what is right.
+            labels: Of a split's features, where they have such.
+        """
+        yield from ()
+
+    def said(self, records: Sequence[Record]) -> tuple[set[str], set[str]]:
+        """The different answers in records, and those that are right; empty if there is no such."""
+        return set(), set()
 
 
 def class_names(labels: Sequence[str]) -> dict[str, Any]:

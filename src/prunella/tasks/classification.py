@@ -7,7 +7,7 @@ Rows have the columns `text`, `pair` (tasks on sentence pairs only) and `label`:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +102,24 @@ class Classification(Task):
             {"label": label, "logits": logits}
             for label, logits in zip(rows["label"], outputs, strict=True)
         ]
+
+    def constants(
+        self, records: Sequence[Record], labels: Iterable[Sequence[int]]
+    ) -> Iterator[list[Record]]:
+        if self.labels is None:
+            yield [{**record, "logits": [0.0]} for record in records]
+            return
+        right = {record["label"] for record in records}
+        for label in sorted({0, 1} | right if len(self.labels) == 2 else right):
+            logits = [float(n == label) for n in range(len(self.labels))]
+            yield [{**record, "logits": logits} for record in records]
+
+    def said(self, records: Sequence[Record]) -> tuple[set[str], set[str]]:
+        logits = np.array([record["logits"] for record in records])
+        if self.labels is None:
+            return {f"{value:.4g}" for value in logits.ravel()}, {str(r["label"]) for r in records}
+        said = {self.labels[index] for index in logits.argmax(axis=1)}
+        return said, {self.labels[record["label"]] for record in records}
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         return self.evaluate(

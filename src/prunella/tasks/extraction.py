@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -176,6 +176,14 @@ class Extraction(Task):
             if null - score > self.threshold:
                 record["prediction"] = ""
         return record
+
+    def constants(
+        self, records: Sequence[Record], labels: Iterable[Sequence[int]]
+    ) -> Iterator[list[Record]]:
+        yield [{**record, "prediction": ""} for record in records]
+
+    def said(self, records: Sequence[Record]) -> tuple[set[str], set[str]]:
+        return {repr(r["prediction"]) for r in records}, {repr(r["answers"]) for r in records}
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         """As `Task.score`, in fractions of 1; 0.0 for the kind of question that is not there."""

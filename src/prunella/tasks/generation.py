@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -290,6 +290,14 @@ class Generation(Task):
                 rows["source"], outputs, rows["references"], strict=True
             )
         ]
+
+    def constants(
+        self, records: Sequence[Record], labels: Iterable[Sequence[int]]
+    ) -> Iterator[list[Record]]:
+        yield [{**record, "prediction": ""} for record in records]
+
+    def said(self, records: Sequence[Record]) -> tuple[set[str], set[str]]:
+        return {repr(r["prediction"]) for r in records}, {repr(r["references"]) for r in records}
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         """Score predictions, each against all references of its row, from 0 to 100.

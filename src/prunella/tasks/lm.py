@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -209,6 +210,16 @@ class Language(Task):
     def records(self, rows: Dataset, features: Dataset, outputs: list[Any]) -> list[Record]:
         """A record for every block, not row: `nll`, in nats, of so many `tokens`."""
         return [{"nll": nll, "tokens": tokens} for nll, tokens in outputs]
+
+    def constants(
+        self, records: Sequence[Record], labels: Iterable[Sequence[int]]
+    ) -> Iterator[list[Record]]:
+        """Every token by how often it comes, whatever stands before it."""
+        counts = Counter(label for block in labels for label in block if label != IGNORED)
+        whole = counts.total()
+        if whole:
+            nats = sum(n * math.log(whole / n) for n in counts.values()) / whole
+            yield [{**record, "nll": nats * record["tokens"]} for record in records]
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         """The perplexity, at most e^700, for JSON knows no infinity; see `Task.score`."""

@@ -7,7 +7,7 @@ tags of the scheme IOB2 (see `conll`): O, which is the first, and B-TYPE and I-T
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -128,6 +128,11 @@ class Tagging(Task):
             labels = [self.labels[index] for index in tags]
             found.append({"labels": labels, "predictions": predictions})
         return found
+
+    def constants(
+        self, records: Sequence[Record], labels: Iterable[Sequence[int]]
+    ) -> Iterator[list[Record]]:
+        yield [{**record, "predictions": ["O"] * len(record["labels"])} for record in records]
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         """Score entities as CoNLL's scorer conlleval does, by seqeval; `accuracy` is of words.
