@@ -45,7 +45,7 @@ def test_nor_does_any_table() -> None:
     assert "100.00%" not in summary and "99.99%" in summary and "<0.01%" in summary
     assert tables.shown(0.99999, "percent") == "99.9 %" and findings.percent(0.99999) == "99.99 %"
     run = {"parameters": {}, "sparsity": {}, "metrics": {}, "size_bytes": 1, "seconds": 1}
-    for scope in cli.SCOPES:
+    for scope in SCOPES:
         run["parameters"][scope] = {"nonzero": 1, "total": 10**6}  # type: ignore[index]
         run["sparsity"][scope] = 1 - 1e-6  # type: ignore[index]
     table = cli._table({**run, "config": {"criterion": "pins"}})

@@ -483,6 +483,19 @@ def test_runs_that_are_no_more_of_the_sweep(capfd):
     assert len([*Path("runs/s").glob("*/model.safetensors")]) == 2
 
 
+def test_runs_of_a_demo_share_the_dense_run_of_their_sweep() -> None:
+    runs = plan("grid: [{criterion: [dense, pins], sparsity: [0.8]}]").runs
+    assert [run.config.runs_baseline for run in runs] == [False, False]
+    earlier = plan("grid: [{criterion: pins, baseline: true}]").runs[0]
+    assert earlier.config.runs_baseline
+    # What was run before, with a twin, is not run anew; what asks for a twin is.
+    assert runs[1].differences(runs[1].config.settings() | {"baseline": None}) == []
+    assert runs[1].differences(runs[1].config.settings() | {"baseline": True}) == []
+    assert earlier.differences(runs[1].config.settings()) == ["baseline=False, not True"]
+    (ladder,) = plan("grid: [{max_drop: 0.1}]").runs
+    assert ladder.config.runs_baseline
+
+
 # --- teachers and evidence -----------------------------------------------------------------------
 
 TAUGHT = """

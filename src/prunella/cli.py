@@ -16,11 +16,9 @@ from rich.table import Table
 
 from prunella import __version__
 from prunella.errors import Diverged, Unsaved, UsageError
-from prunella.experiments import build
+from prunella.experiments import places
 from prunella.experiments.flags import in_flags, read
 from prunella.figures import percent
-from prunella.prunable import SCOPES
-from prunella.summary import LeftDense, told
 
 CLASSES = 20  # that are shown of a task with many
 
@@ -74,7 +72,10 @@ def prune(arguments: Sequence[str]) -> None:
     config = read(arguments)
     # First this, then the imports: a mistyped flag should not wait for Transformers.
     config.check()
+    places.check(config)
     if config.criterion != "dense":
+        from prunella.experiments import build
+
         build.pruning(config)
     _quiet()
     import datasets
@@ -213,9 +214,7 @@ def info(arguments: Sequence[str]) -> None:
 
     where: str | Path = asked.model
     if asked.model == "demo":
-        from prunella.experiments.places import locate
-
-        where = locate(asked.model)
+        where = places.locate(asked.model)
     found = inspection.inspect(
         where,
         parameters=asked.prune or None,
@@ -319,6 +318,9 @@ def _quiet() -> None:
 
 def _table(result: dict[str, Any]) -> Table:
     """Dense beside pruned, where both were run."""
+    from prunella.prunable import SCOPES
+    from prunella.summary import LeftDense, told
+
     table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left")
     table.add_column()
     runs = {"dense": result["baseline"]} if "baseline" in result else {}

@@ -15,6 +15,7 @@ import yaml
 
 from prunella.errors import UsageError, unknown
 from prunella.experiments.arguments import pairs, texts
+from prunella.names import CRITERIA, TASKS
 from prunella.schedules import Ladder
 
 _NOTHING = ("", "~", "null")  # what YAML takes for no value: the default then holds
@@ -415,6 +416,10 @@ class RunConfig:
 
     def check(self) -> None:
         """Raise UsageError where a value breaks a rule that needs no model and no data to see."""
+        if self.task not in TASKS:
+            raise UsageError(unknown("task", self.task, TASKS))
+        if self.criterion not in (*CRITERIA, "dense"):
+            raise UsageError(unknown("criterion", self.criterion, (*CRITERIA, "dense")))
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -1,4 +1,4 @@
-"""Where a model is, told from its name alone: needs neither torch nor Transformers."""
+"""What settings name that must be there: seen without torch or Transformers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from prunella.errors import UsageError
+from prunella.experiments.config import RunConfig
+from prunella.names import TRACKERS
+
+_FILES = (".csv", ".tsv", ".txt", ".md", ".json", ".jsonl", ".parquet", ".conll", ".tokens", ".raw")
 
 
 def locate(name: str, flag: str = "--model") -> str:
@@ -39,3 +43,32 @@ def locate(name: str, flag: str = "--model") -> str:
             f"{flag} {name} is no folder; give a local checkpoint folder or a hub name"
         )
     return name
+
+
+def check(config: RunConfig) -> None:
+    """Raise UsageError where a model, a file or a tracker is not there, before anything is read."""
+    locate(config.origin, "--model" if config.model or not config.masks_from else "--masks-from")
+    for flag, name in (("--teacher", config.teacher), ("--masks-from", config.masks_from)):
+        if name is not None:
+            locate(name, flag)
+    for flag, name in (("--data", config.data), ("--distill-data", config.distill_data)):
+        if name is not None and _is_path(name) and not Path(name).expanduser().exists():
+            raise UsageError(f"{flag} {name}: No such file or directory; give one that is there")
+    check_trackers(config)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name is no hub's: those have one slash at most, and do not end as files do."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(_FILES)
+
+
+def check_trackers(config: RunConfig) -> None:
+    """Raise UsageError where a tracker is not installed."""
+    for name in config.report_to:
+        packages = TRACKERS.get(name)
+        if packages is None or (packages and not any(map(find_spec, packages))):
+            what = f"needs {' or '.join(packages)}" if packages else "is none of Transformers'"
+            raise UsageError(
+                f"--report-to {name} is no tracker that is installed: it {what} (known are "
+                f"{', '.join(TRACKERS)}); install it with pip, or leave it out"
+            )

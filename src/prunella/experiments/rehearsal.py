@@ -13,7 +13,6 @@ from prunella.experiments import build, models, training
 from prunella.experiments.config import AFRESH, RunConfig
 from prunella.experiments.data import Data
 from prunella.experiments.evaluation import evaluating
-from prunella.experiments.progress import check_trackers
 from prunella.figures import percent
 from prunella.given import Given
 from prunella.prunable import Prunable, find_prunable
@@ -50,8 +49,8 @@ def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) 
     use = "chosen on, which the result will say" if config.uses_dev else "used once, at the end"
     return (
         f"{config.origin} on {config.task}{_aim(task, data)}: trains {_short(trained)} of "
-        f"{_short(total)} parameters ({_short(total - trained)} frozen), {goal}; {steps:,} steps of "
-        f"{config.batch_size} on {_trained_on(data)}; {rows['holdout']:,} rows of train held "
+        f"{_short(total)} parameters ({_short(total - trained)} frozen), {goal}; {steps:,} steps "
+        f"of {config.batch_size} on {_trained_on(data)}; {rows['holdout']:,} rows of train held "
         f"out; dev ({devs} rows) is {use}{_classes(config, task)}{_overlap(data)}{_cut(data)}"
         f"{_left_out(task, data)}{_spelled(data)}"
     )
@@ -148,7 +147,6 @@ def rehearse(
                 f"{'--regularize ' + odd[0] if odd else '--self-weight adaptive'} is about the "
                 f"probabilities of classes, and {config.task} is a regression; leave it out"
             )
-    check_trackers(config.report_to)
     training.practise(config, model, steps)
     for term in build.terms(config, model, None, steps):
         term.begin(model)

@@ -34,7 +34,7 @@ from prunella.experiments.config import RunConfig
 from prunella.experiments.data import Data
 from prunella.experiments.evaluation import CheckedTrainer, records
 from prunella.experiments.folder import read_json, write_json
-from prunella.experiments.progress import ProgressBar, trackers
+from prunella.experiments.progress import ProgressBar, check_trackers, trackers
 from prunella.experiments.rehearsal import announce, check_length, check_teacher, rehearse
 from prunella.experiments.trace import Tracer
 from prunella.experiments.whereabouts import during
@@ -71,6 +71,7 @@ class Study:
     @classmethod
     def of(cls, config: RunConfig, console: Console) -> Study:
         """Read and encode the data, and say what is going to happen."""
+        check_trackers(config.report_to)
         task = data.task(config)
         models.locate(config.origin, "--model" if config.model else "--masks-from")
         with during("loading the model"):

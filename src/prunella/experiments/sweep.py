@@ -59,6 +59,8 @@ class Planned:
     def differences(self, settings: Mapping[str, Any]) -> list[str]:
         """Where the settings of a result would compute something else than this run."""
         theirs = RunConfig().settings() | dict(settings)
+        if not self.config.baseline:  # a twin more does no harm
+            theirs["baseline"] = self.config.baseline
         if self.teacher is not None and Path(str(theirs["teacher"])).name == self.teacher:
             theirs["teacher"] = self.config.teacher  # wherever the folders have moved to
         return self.config.differences(theirs)
@@ -284,6 +286,8 @@ def _planned(where: str, cell: RunConfig, output: Path) -> Iterator[Planned]:
         yield run
         teacher = run.name
     name = _name(config, teacher)
+    if config.runs_baseline and config.baseline is None and config.max_drop is None:
+        config = replace(config, baseline=False)  # the sweep's dense run is the twin of all
     folder = output / name
     if teacher is not None:
         config = replace(config, teacher=str(output / teacher))

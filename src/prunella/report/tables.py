@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-
 Kind = Literal[
     "text",  # str
     "whole",  # a count, or the mean of counts: 2,123,366

@@ -5,6 +5,7 @@
 """
 
 from prunella.errors import unknown
+from prunella.names import OWN
 from prunella.tasks.base import Reader, Record, Splits, Task, TaskError
 from prunella.tasks.chat import chat
 from prunella.tasks.classification import Classification
@@ -21,6 +22,7 @@ from prunella.tasks.table import table, texts
 from prunella.tasks.tagging import NER, columns
 
 __all__ = [
+    "OWN",
     "TASKS",
     "Classification",
     "Multilabel",
@@ -39,18 +41,6 @@ __all__ = [
     "text2text",
     "texts",
 ]
-
-# Tasks that are made of the user's own data.
-OWN = (
-    "classification",
-    "multilabel",
-    "regression",
-    "ner/columns",
-    "text2text",
-    "lm/causal",
-    "lm/masked",
-    "chat",
-)
 
 TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, DEMO, *SQUAD, *NER, *D2T)}
 
