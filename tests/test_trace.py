@@ -271,6 +271,7 @@ def test_a_tracker_is_told_loss_and_sparsity(
     module = transformers.integrations.integration_utils
     monkeypatch.setitem(module.INTEGRATION_TO_CALLBACK, "trackio", Tracker)
     monkeypatch.setattr(module, "is_trackio_available", lambda: True)
+    monkeypatch.setattr("prunella.experiments.places.find_spec", lambda name: name)
     assert _run(bert, sst2, tmp_path / "run", "--report-to", "trackio") == 0
     losses = [logs for logs in seen if "loss" in logs]
     assert len(losses) == STEPS and losses[-1]["sparsity"] == pytest.approx(0.6, abs=1e-3)

@@ -68,7 +68,10 @@ class Planned:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that are computed with and are not the default."""
-        return _telling(self.config, self.teacher)
+        told = _telling(self.config, self.teacher)
+        if told.get("baseline") is False:  # as by default in a sweep
+            del told["baseline"]
+        return told
 
 
 @dataclass(frozen=True)
