@@ -69,7 +69,10 @@ def test_what_is_pruned_whole_is_named_by_layers_and_matrices() -> None:
     assert concerns.of_matrices(names, [], True) == []
     stack = torch.ones(3, 2, 2)
     stack[1] = 0
-    assert concerns.empty({"experts": stack, "gone": torch.zeros(3, 2, 2)}) == ["experts[1]", "gone"]
+    assert concerns.empty({"experts": stack, "gone": torch.zeros(3, 2, 2)}) == [
+        "experts[1]",
+        "gone",
+    ]
 
 
 def test_metrics_that_are_no_numbers() -> None:

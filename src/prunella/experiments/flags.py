@@ -39,7 +39,9 @@ def read(arguments: Sequence[str]) -> RunConfig:
     """
     files = argparse.ArgumentParser("prunella prune", add_help=False, allow_abbrev=False)
     files.add_argument("--config", type=Path)
-    given, rest, config = set(), [], []
+    given: set[str] = set()
+    rest: list[str] = []
+    config: list[str] = []
     for name, parts in _split(arguments):
         given.add(name)
         (config if name == "config" else rest).extend(parts)

@@ -68,7 +68,7 @@ def arguments(
     if restarts:  # from where the levels are counted
         warmup = build.schedule(config).resolve(steps).begin
     best = f"{config.select_on}_{headline}"
-    usual = {
+    usual: dict[str, Any] = {
         "train_sampling_strategy": "group_by_length",
         "dataloader_pin_memory": torch.cuda.is_available(),
         # Every level of a ladder is trained to its end, with a learning rate falling to zero.

@@ -8,7 +8,7 @@ drops earlier thinking, or moves the system's words), each has its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from transformers import (
 from prunella.regularizers import IGNORED
 from prunella.tasks import conversations
 from prunella.tasks.base import Columns, Reader, Record, Splits, Task, TaskError
-from prunella.tasks.likelihood import check_decoder, likelihoods, padded, perplexity
+from prunella.tasks.likelihood import by_frequency, check_decoder, likelihoods, padded, perplexity
 from prunella.tasks.template import Conversation, Example, examples, joined, read
 
 PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -148,6 +148,11 @@ class Chat(Task):
     def records(self, rows: Dataset, features: Dataset, outputs: list[Any]) -> list[Record]:
         """A record for every example, not row: `nll`, in nats, of so many `tokens`."""
         return [{"nll": nll, "tokens": tokens} for nll, tokens in outputs]
+
+    def constants(
+        self, records: Sequence[Record], labels: Iterable[Sequence[int]]
+    ) -> Iterator[list[Record]]:
+        yield from by_frequency(records, labels)
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         return {"perplexity": perplexity(self.name, records)}

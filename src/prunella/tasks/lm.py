@@ -13,9 +13,7 @@ block of special tokens only or, for the causal task, of a single token.
 from __future__ import annotations
 
 import logging
-import math
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +45,7 @@ from prunella.tasks.base import (
 )
 from prunella.tasks.form import PLAIN, Form
 from prunella.tasks.holdout import with_dev
-from prunella.tasks.likelihood import check_decoder, likelihoods, padded, perplexity
+from prunella.tasks.likelihood import by_frequency, check_decoder, likelihoods, padded, perplexity
 from prunella.tasks.own import TEXTS, Source, is_plain, own
 from prunella.tasks.reading import READERS
 from prunella.tasks.rejects import Rejects
@@ -215,12 +213,7 @@ class Language(Task):
     def constants(
         self, records: Sequence[Record], labels: Iterable[Sequence[int]]
     ) -> Iterator[list[Record]]:
-        """Every token by how often it comes, whatever stands before it."""
-        counts = Counter(label for block in labels for label in block if label != IGNORED)
-        whole = counts.total()
-        if whole:
-            nats = sum(n * math.log(whole / n) for n in counts.values()) / whole
-            yield [{**record, "nll": nats * record["tokens"]} for record in records]
+        yield from by_frequency(records, labels)
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         """The perplexity, at most e^700, for JSON knows no infinity; see `Task.score`."""
