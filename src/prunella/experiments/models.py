@@ -110,9 +110,17 @@ def _fill_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    table = model.get_input_embeddings()
+    table = _table(model)
     if isinstance(table, nn.Embedding) and tokenizer.pad_token_id == tokenizer.eos_token_id:
         table.padding_idx = None  # it would get no gradient, and is read where a text ends
+
+
+def _table(model: PreTrainedModel) -> nn.Module | None:
+    """What words are looked up in; None where code that came with a model does not say."""
+    try:
+        return model.get_input_embeddings()
+    except NotImplementedError:
+        return None
 
 
 def _end_by(model: PreTrainedModel, ends: list[int]) -> None:
@@ -199,8 +207,9 @@ def load_teacher(
             f"the teacher {name} has another vocabulary than the model, and would read other "
             "words; give one with the same tokenizer"
         )
-    rows = model.get_input_embeddings().weight.shape[0]
-    if rows <= max(tokenizer.get_vocab().values()):
+    table = _table(model)
+    rows = table.num_embeddings if isinstance(table, nn.Embedding) else None
+    if rows is not None and rows <= max(tokenizer.get_vocab().values()):
         raise UsageError(
             f"the teacher {name} has embeddings for {rows:,} tokens, and its tokenizer has "
             f"{len(tokenizer):,}; give a checkpoint whose table was resized to its tokenizer"
