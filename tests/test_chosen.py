@@ -145,8 +145,8 @@ def test_a_model_that_shows_that_it_was_pruned_stays_so(
     for name in zeros(tmp_path / "first"):
         assert not (more[name][before[name] == 0]).any()
     assert start("less", *flags, "0.3", model="") == 2
-    assert_refused(capfd, ["0.3", "0.5", "--masks-from none"])
-    assert start("afresh", *flags, "0.3", "--masks-from", "none", model="") == 0
+    assert_refused(capfd, ["0.3", "0.5", "--masks-from afresh"])
+    assert start("afresh", *flags, "0.3", "--masks-from", "afresh", model="") == 0
     assert said.format("may come back") in " ".join(capfd.readouterr().out.split())
     total = result_of(tmp_path / "afresh")["parameters"]["prunable"]
     assert total["nonzero"] == total["total"] - round(0.3 * total["total"])

@@ -148,7 +148,7 @@ class Given:
         logger.warning(
             "%.2f%% of the prunable weights are zero already: they stay zero, and the schedule "
             "counts them in%s. To let them come back, start with masks='afresh' (by command, "
-            "--masks-from none)",
+            "--masks-from afresh)",
             100 * self.sparsity,
             f"; {len(dead)} matrices are zero throughout, {dead[0]} to begin with" if dead else "",
         )

@@ -35,7 +35,7 @@ TERMS: dict[str, tuple[str, ...]] = {
 }
 LISTS = ("regularize", "levels", "prune", "report_to", "training")
 # Settings that belong to pruning.
-AFRESH = "none"  # the value of masks_from with which zeros may come back
+AFRESH = "afresh"  # the value of masks_from with which zeros may come back
 PRUNING = (
     "sparsity",
     "schedule",
@@ -307,7 +307,8 @@ class RunConfig:
     masks_from: str | None = None
     """Folder of a model that was pruned before: what is zero there stays zero, and --sparsity
     counts it in. The same sparsity keeps its masks, a higher one goes on from there. By default
-    the zeros of the model itself, where it shows that it was pruned; "none" lets them come back."""
+    the zeros of the model itself, where it shows that it was pruned; "afresh" lets them come
+    back."""
 
     freeze_embeddings: bool | None = None
     """Do not train look-up tables, which cost much of a small model's time; by default, but not

@@ -252,8 +252,8 @@ def what_was_run(evidence: Evidence, found: Mapping[str, Table]) -> Section:
         for run in evidence.runs
     )
     dense = Counter(left for run in evidence.runs if not run.dense and (left := left_dense(run)))
-    facts = (("Commit", commits), ("Hardware", hardware), ("Packages", packages))
-    facts += (("Left dense", dense),) * bool(dense)
+    facts = [("Commit", commits), ("Hardware", hardware), ("Packages", packages)]
+    facts += [("Left dense", dense)] * bool(dense)
     told = "".join(
         f"<dt>{name}</dt>"
         + "".join(f"<dd>{text(value)} ({counted(n, 'run')})</dd>" for value, n in counts.items())
