@@ -274,10 +274,13 @@ def test_they_count_in_as_given_masks_do(allocation):
 def test_what_does_not_fit_is_refused_with_the_remedy():
     model, *_ = once()
     for options, message in (
-        ({"schedule": ramp(0.5)}, r"ends at 0\.5; let it end at 0\.7005 or above, or start with "),
+        (
+            {"schedule": ramp(0.5)},
+            r"ends at 0\.5; let it end at 0\.7005 or above, by a higher final",
+        ),
         ({"schedule": ramp(0.0)}, r"ends at 0\.0"),
         ({"schedule": ramp(0.75), "allocation": Global(Block(4, 2))}, r"whose zeros stay, is none"),
-        ({"schedule": ramp(0.5), "allocation": Global(NM(2, 4))}, r"masks='afresh' \(by command"),
+        ({"schedule": ramp(0.5), "allocation": Global(NM(2, 4))}, r"start with masks='afresh'"),
     ):
         with pytest.raises(UsageError, match=message):
             loops.pruned(PINS(), model=model, **options)

@@ -43,7 +43,7 @@ def test_no_share_claims_more_than_holds(share: float, digits: int, text: str) -
 def test_nor_does_any_table() -> None:
     summary = str(Summary(9, {"prunable": Count(1, 10**6), "model": Count(10**6 - 1, 10**6)}))
     assert "100.00%" not in summary and "99.99%" in summary and "<0.01%" in summary
-    assert tables.shown(0.99999, "percent") == "99.9 %" and findings.percent(0.99999) == "99.99 %"
+    assert tables.shown(0.99999, "percent") == findings.percent(0.99999) == "99.999 %"
     run = {"parameters": {}, "sparsity": {}, "metrics": {}, "size_bytes": 1, "seconds": 1}
     for scope in SCOPES:
         run["parameters"][scope] = {"nonzero": 1, "total": 10**6}  # type: ignore[index]
