@@ -17,6 +17,7 @@ from prunella.prunable import SCOPES, Count
 from prunella.report import findings, tables
 from prunella.summary import Summary
 from prunella.tasks.classification import Classification
+from prunella.tasks.multilabel import Multilabel
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,10 @@ def test_every_metric_has_its_trivial_value_or_none() -> None:
     text = {"source": "a", "prediction": "the cat sat", "references": ["the cat sat"]}
     best = _best(tasks.get("d2t/e2e"), [text])
     assert best is not None and set(best.values()) == {0.0}
+    several = Multilabel("m", lambda _: None, ("a", "b"), False)  # type: ignore[arg-type, return-value]
+    rows = [{"labels": [1, int(n < 1)], "said": [0, 0], "logits": [0.0, 0.0]} for n in range(4)]
+    best = _best(several, rows)
+    assert best is not None and best["micro_f1"] == pytest.approx(8 / 9)  # a for all
     words = tasks.language("lm/causal", None)
     records = [{"nll": 8.0, "tokens": 4}]
     assert _best(words, records, [[5, 5, 6, 6, -100]]) == {"perplexity": pytest.approx(2.0)}

@@ -73,5 +73,5 @@ def test_one_process_goes_on_where_two_stopped(
 def test_a_batch_that_cannot_be_shared(bert: Path, sst2: Path, tmp_path: Path) -> None:
     done = _torchrun("-m", "prunella", *_flags(bert, sst2, tmp_path / "run"), "--batch-size", "9")
     assert done.returncode != 0
-    assert "batch_size=9 cannot be shared evenly by 2 processes" in done.stderr
+    assert "--batch-size 9 cannot be shared evenly by 2 processes" in done.stderr
     assert not any(tmp_path.iterdir())

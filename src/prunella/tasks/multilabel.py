@@ -7,7 +7,7 @@ indices, which may be empty.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,19 @@ class Multilabel(Task):
             {"labels": right, "said": [int(logit >= least) for logit in logits], "logits": logits}
             for right, logits in zip(targets, outputs, strict=True)
         ]
+
+    def constants(
+        self, records: Sequence[Record], labels: Iterable[Sequence[int]]
+    ) -> Iterator[list[Record]]:
+        """The labels that come most often, however many of them, for every row."""
+        often = np.mean([record["labels"] for record in records], axis=0)
+        for least in sorted({*often.tolist(), 1.1}):
+            said = [int(share >= least) for share in often]
+            yield [{**record, "said": said, "logits": often.tolist()} for record in records]
+
+    def said(self, records: Sequence[Record]) -> tuple[set[str], set[str]]:
+        said, right = ({str(record[name]) for record in records} for name in ("said", "labels"))
+        return said, right
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         """Score labels, by torchmetrics.
