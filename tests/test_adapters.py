@@ -31,6 +31,10 @@ from prunella.hf import PruningCallback
 from prunella.prunable import find_prunable
 from prunella.snapshot import Snapshot
 
+# Transformers' names that will go; PEFT asks by one of them.
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:`\w*gradient_checkpointing\w*` is deprecated:FutureWarning"
+)
 CRITERIA = [Random(), Magnitude(), Sensitivity(), PLATON(), PINS(), PINS(update="sgd")]
 every_criterion = pytest.mark.parametrize("criterion", CRITERIA, ids=repr)
 BASE = [
@@ -273,8 +277,6 @@ def test_frozen_weights_without_an_adapter_and_heads_are_left_alone():
 # --- with Transformers ---------------------------------------------------------------------------
 
 
-# Of PEFT, which asks Transformers by a name that will go.
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("build", [bert, gpt2])
 def test_a_trainer_prunes_resumes_and_saves(build, tmp_path):
     targets = ["query", "value"] if build is bert else ["c_attn", "c_fc"]
@@ -349,8 +351,10 @@ def test_adapters_that_do_more_than_add(kind, options, message):
         (peft.LoraConfig, {"lora_bias": True}),
         (peft.LoHaConfig, {"r": 2}),
         (peft.LoKrConfig, {"r": 2}),
+        (peft.VeraConfig, {"r": 2}),
+        (peft.AdaLoraConfig, {"total_step": 100, "init_r": 4, "target_r": 2}),
     ],
-    ids=["dropout", "bias", "loha", "lokr"],
+    ids=["dropout", "bias", "loha", "lokr", "vera", "adalora"],
 )
 def test_all_that_adds_works(kind, options):
     model, optimizer, pruner = pruned(PINS(), model=adapted(kind=kind, **options))
@@ -359,6 +363,66 @@ def test_all_that_adds_works(kind, options):
     zeros = sum(int((b == 0).sum()) for n, b in merged.blocks.named_parameters() if "weight" in n)
     assert zeros == round(0.7 * 384)
     assert pruner.step == 40
+
+
+def test_adapters_that_transformers_put_in_itself(tmp_path):
+    model = bert()
+    model.add_adapter(peft.LoraConfig(target_modules=["query", "value"]))
+    model, optimizer, pruner = pruned(Sensitivity(), Cubic(0.8, begin=0, end=3), model)
+    inputs = torch.stack([row["input_ids"] for row in rows(4)])
+    for _ in range(5):
+        model(input_ids=inputs, labels=torch.tensor([0, 1, 0, 1])).loss.backward()
+        optimizer.step()
+    counts = pruner.summary().counts
+    assert counts["prunable"].nonzero == counts["prunable"].total - round(0.8 * 4 * 256)
+    assert counts["model"].total == sum(p.numel() for p in bert().parameters())
+    assert counts["backbone"].total < counts["model"].total
+    with pytest.raises(UsageError, match="adapters lie over the weights"):
+        prunella.save(model, tmp_path)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_activations_that_are_computed_anew_count_once(reentrant):
+    """Gradient checkpointing runs hooks of the forward again, during backward."""
+
+    def run(anew):
+        torch.manual_seed(0)
+        config = peft.LoraConfig(target_modules=["query", "dense"], task_type="SEQ_CLS")
+        model = peft.get_peft_model(bert(), config).eval()  # no dropout
+        if anew:
+            model.enable_input_require_grads()
+            model.base_model.model.train()
+            for module in model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
+            options = {"use_reentrant": reentrant}
+            model.base_model.model.gradient_checkpointing_enable(options)
+        trio = pruned(Sensitivity(), Cubic(0.8, begin=2, end=9, every=2), model)
+        for step in range(12):
+            trio[1].zero_grad()
+            for row in rows(2 * step + 2)[-2:]:  # accumulated
+                ids, labels = row["input_ids"][None], torch.tensor([row["labels"]])
+                model(input_ids=ids, labels=labels, use_cache=False).loss.backward()
+            trio[1].step()
+        return trio[2]
+
+    plain, anew = run(False), run(True)
+    assert plain.sparsity == pytest.approx(0.8, abs=1e-3)
+    assert same(plain.masks, anew.masks)
+
+
+def test_several_processes_are_refused_where_gradients_are_read(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(UsageError, match=r"those of one process.*Magnitude\(\)"):
+        pruned(Sensitivity())
+    assert pruned(Magnitude())[2].step == 0
+
+
+def test_models_without_anything_trained_in_their_blocks_say_what_would_help():
+    config = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
+    with pytest.raises(UsageError, match=r"12 are frozen.*train them, or LoRA over them"):
+        find_prunable(peft.get_peft_model(bert(), config))
 
 
 def test_other_states_of_adapters():

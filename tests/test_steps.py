@@ -318,7 +318,7 @@ def test_quantised_models_are_refused():
             layer.weight = nn.Parameter(
                 torch.zeros(layer.weight.shape, dtype=torch.int8), requires_grad=False
             )
-    with pytest.raises(UsageError, match=r"4 are frozen and quantised: load the model in floats"):
+    with pytest.raises(UsageError, match=r"4 are frozen: quantised, so load the model in floats"):
         pruned(Magnitude(), model=model)
     model = net()
     weight = model.blocks[0].up.weight

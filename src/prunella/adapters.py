@@ -62,9 +62,9 @@ def _replacing(model: nn.Module) -> list[Any]:
 
 
 def adapted(model: nn.Module) -> nn.Module:
-    """The model of Transformers inside one with adapters, or the model itself."""
-    inside: Any = model
-    return inside.get_base_model() if hasattr(model, "peft_config") else model
+    """The model inside PEFT's wrapper; the model itself where it has none, adapters or not."""
+    inside: Any = getattr(model, "get_base_model", None)
+    return model if inside is None else inside()
 
 
 class Adapter:

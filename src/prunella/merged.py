@@ -85,7 +85,7 @@ class _Merged(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(inputs, mask)
         ctx.transposed, ctx.keep, ctx.dtype = transposed, keep, delta.dtype
-        return output.view_as(output)
+        return output.clone()  # a view could not be added to in place, as some adapters do
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:

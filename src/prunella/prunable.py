@@ -196,12 +196,13 @@ def find_prunable(
             known = layouts(module).get(attribute, Layout(slices=_slices(module, parameter)))
             found[name] = Prunable(module, attribute, known.transposed, known.slices, adapter)
     if not found:
-        parameters_ = dict(named_parameters(model))
-        quantised = any(not parameters_[name].is_floating_point() for name in frozen)
-        packed = " and quantised: load the model in floats" if quantised else ""
+        every = dict(named_parameters(model))
+        helps = "train them, or LoRA over them"
+        if not all(every[name].is_floating_point() for name in frozen):
+            helps = "quantised, so load the model in floats"
         raise UsageError(
             f"{type(model).__name__} has no prunable parameters"
-            + (f" that are trained ({len(frozen)} are frozen{packed})" if frozen else "")
+            + (f" that are trained ({len(frozen)} are frozen: {helps})" if frozen else "")
             + "; by default these are the weights of linear layers, attention and experts in its "
             "repeated blocks: name others with parameters=[...]"
         )
