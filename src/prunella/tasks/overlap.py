@@ -95,8 +95,8 @@ class Texts:
 
     def runs(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """For 1 to `RUN` words: their number, the hash of each run of so many, and its text."""
-        owners = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        left = self.starts[1:][owners] - np.arange(len(owners))
+        owners = np.repeat(np.arange(len(self.lengths), dtype=np.int32), self.lengths)
+        left = (self.starts[1:][owners] - np.arange(len(owners))).clip(max=RUN).astype(np.int8)
         hashes = self.words
         for size in range(1, RUN + 1):
             if size > 1:
@@ -214,33 +214,32 @@ def _found(texts: Texts, rows: int) -> tuple[np.ndarray, np.ndarray]:
     some, every = ours & said, ours.copy()
     asked = np.zeros(len(texts.lengths), bool)
     asked[texts.cells[rows:][texts.cells[rows:] >= 0]] = True
+    said &= ours
     for size, hashes, owners in texts.runs():
-        whole = texts.lengths[owners] == size
+        judged = asked[owners]
+        theirs, of_theirs = hashes[ours[owners]], owners[ours[owners]]
+        hashes, owners = hashes[judged], owners[judged]
+        table, place = np.unique(hashes, return_inverse=True)
+        known = among(table, theirs)
+        theirs, of_theirs = np.searchsorted(table, theirs[known]), of_theirs[known]
+        there = np.bincount(theirs, minlength=len(table)) > 0
         if size < RUN:
-            table = np.unique(hashes[whole & asked[owners]])
-            known = np.unique(hashes[ours[owners] & _among(table, hashes)])
-            mine = whole & _among(known, hashes)
-            every[owners[mine]] = some[owners[mine]] = True
-            given = np.unique(hashes[whole & (ours & said)[owners]])
-            most = (2 * size > texts.lengths[owners]) & _among(given, hashes)
+            alone = there[place] & (texts.lengths[owners] == size)
+            every[owners[alone]] = some[owners[alone]] = True
+            wholes = theirs[said[of_theirs] & (texts.lengths[of_theirs] == size)]
+            most = np.isin(place, wholes) & (2 * size > texts.lengths[owners])
             some[owners[most]] = True
         else:
-            table = np.unique(hashes[asked[owners]])
-            places = ours[owners] & _among(table, hashes)
-            pairs = np.unique(
-                np.stack([np.searchsorted(table, hashes[places]), owners[places]], axis=1), axis=0
-            )
-            counts = np.bincount(pairs[said[pairs[:, 1]], 0], minlength=len(table))
-            tells = _among(table[(counts > 0) & (counts <= texts.common)], hashes)
-            some[owners[tells]] = True
-            missing = np.ones(len(texts.lengths), bool)
-            missing[np.unique(owners)] = False
-            missing[owners[~_among(table[counts > 0], hashes)]] = True
-            every |= ~missing
+            pairs = np.unique(np.stack([theirs, of_theirs], axis=1)[said[of_theirs]], axis=0)
+            counts = np.bincount(pairs[:, 0], minlength=len(table))
+            some[owners[((counts > 0) & (counts <= texts.common))[place]]] = True
+            all_there = asked & (texts.lengths >= RUN)
+            all_there[owners[~there[place]]] = False
+            every |= all_there
     return np.append(some, False), np.append(every, False)
 
 
-def _among(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+def among(known: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Which of some values are in a sorted array."""
     if not len(known):
         return np.zeros(len(values), bool)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunella.tasks.overlap import RUN, Texts
+from prunella.tasks.overlap import RUN, Texts, among
 
 
 @dataclass(frozen=True)
@@ -188,14 +188,15 @@ def _shared_runs(texts: Texts, counted: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Pairs of a run of `RUN` words and a text, of runs that a few of the texts have."""
     *_, (_, hashes, owners) = texts.runs()
     hashes, owners = hashes[counted[owners]], owners[counted[owners]]
-    order = np.lexsort((owners, hashes))
-    hashes, owners = hashes[order], owners[order]
-    fresh = np.ones(len(hashes), bool)
-    fresh[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
-    _, run, counts = np.unique(hashes[fresh], return_inverse=True, return_counts=True)
-    few = ((counts > 1) & (counts <= texts.common))[run]
-    _, run = np.unique(run[few], return_inverse=True)
-    return run, owners[fresh][few]
+    table = np.sort(hashes)
+    table = np.unique(table[1:][table[1:] == table[:-1]])
+    again = among(table, hashes)
+    pairs = np.stack([np.searchsorted(table, hashes[again]), owners[again]], axis=1)
+    pairs = np.unique(pairs, axis=0)
+    counts = np.bincount(pairs[:, 0], minlength=len(table))
+    few = ((counts > 1) & (counts <= texts.common))[pairs[:, 0]]
+    _, run = np.unique(pairs[few, 0], return_inverse=True)
+    return run, pairs[few, 1]
 
 
 def _held_whole(texts: Texts) -> tuple[np.ndarray, np.ndarray]:
@@ -206,10 +207,8 @@ def _held_whole(texts: Texts) -> tuple[np.ndarray, np.ndarray]:
         if size == RUN or not len(whole):
             continue
         order = whole[np.argsort(hashes[whole])]
-        place = np.searchsorted(hashes[order], hashes)
-        place[place == len(order)] = 0
-        found = hashes[order][place] == hashes
-        shorts.append(owners[order][place[found]])
+        found = among(hashes[order], hashes)
+        shorts.append(owners[order][np.searchsorted(hashes[order], hashes[found])])
         holders.append(owners[found])
     if not shorts:
         return np.empty(0, np.int64), np.empty(0, np.int64)
