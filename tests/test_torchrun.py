@@ -53,6 +53,19 @@ def test_two_processes_leave_one_result(run: Path) -> None:
     assert not run.with_name("run.partial").exists()
 
 
+def test_one_of_two_processes_writes_the_levels(bert: Path, sst2: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    where = f"prune --model {bert} --task glue/sst2 --data {sst2} --batch-size 8 --max-steps 24"
+    climb = "--levels 0.3 --levels 0.5 --levels 0.6 --begin 3 --every 1 --max-drop 0.9"
+    command = [*where.split(), *climb.split(), "--criterion", "magnitude", "--output", str(output)]
+    done = _torchrun("-m", "prunella", *command)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert result_of(output)["max_drop"]["delivered"] == 0.6
+    assert {path.name: zeros_of(path) for path in (output / "levels").iterdir()} == {
+        f"{level}": round(level * 16384) for level in (0.3, 0.5, 0.6)
+    }
+
+
 def test_one_process_goes_on_where_two_stopped(
     bert: Path, sst2: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -403,7 +403,34 @@ def _verdict(found: dict[str, Any]) -> str:
     if found["delivered"] is None:
         return (
             f"No model lost {found['limit']:g} or less on the holdout, so none is delivered; the "
-            "levels are kept. More steps, a lower level or a larger --max-drop may help."
+            f"levels are kept. {_remedy(found)}"
         )
     level = percent(found["delivered"], 6, brief=True)
-    return f"Delivered: {level}, the sparsest that lost {found['limit']:g} or less"
+    lines = [
+        f"Delivered: {level}, the sparsest that lost {found['limit']:g} or less on the holdout"
+    ]
+    for split, worth in found.get("worth", {}).items():
+        low, high = worth["interval"]
+        verdict = "which says neither that the limit is kept nor that it is not"
+        if high <= found["limit"]:
+            verdict = "so the limit is kept"
+        if low > found["limit"]:
+            verdict = "so the limit is NOT kept"
+        lines.append(
+            f"On {split}, which had no part in the choice, it lost {worth['drop']:.4f} "
+            f"(95 % interval {low:.4f} to {high:.4f}, at all {len(found['curve'])} levels at once), "
+            f"{verdict}"
+        )
+    return "\n".join(lines)
+
+
+def _remedy(found: dict[str, Any]) -> str:
+    """What may help where no model was good enough."""
+    best = min(found["curve"], key=lambda point: point["drop"])
+    if reason := found["unfinished"]:
+        return f"They were still learning: {reason}. Train for twice as long: {found['longer']}"
+    return (
+        f"Nothing says that they were still learning. {100 * best['level']:g}% lost least, "
+        f"{best['drop']:.4f}: give --levels below {100 * found['curve'][0]['level']:g}%, a larger "
+        f"--max-drop, or more time, such as {found['longer']}"
+    )

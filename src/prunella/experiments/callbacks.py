@@ -136,7 +136,7 @@ class Levels(TrainerCallback):
         model: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        if state.global_step in self.levels:
+        if state.global_step in self.levels and state.is_world_process_zero:
             assert isinstance(model, PreTrainedModel)
             keep(model, self.tokenizer, self.folder / f"{self.levels[state.global_step]:g}")
 

@@ -286,7 +286,7 @@ class RunConfig:
     max_drop: float | None = None
     """How sparse can it get? Climb through --levels in one run, and deliver the sparsest model
     whose holdout metric is at most this much worse than the dense twin's (of accuracy
-    0.01 is a point; BLEU, ROUGE and chrF run to 100).
+    0.01 is a point; BLEU, ROUGE and chrF run to 100; of perplexity, how much higher it is).
     The learning rate rises until --begin, and anew falls to zero at every level."""
 
     levels: tuple[float, ...] = ()
@@ -549,8 +549,18 @@ class RunConfig:
 
     def steps(self, rows: int) -> int:
         """Optimizer steps of a run on so many rows of training data."""
-        epochs = self.epochs or (1.5 if self.task == "demo" else 3.0)
-        return self.max_steps or math.ceil(epochs * math.ceil(rows / self.batch_size))
+        return self.max_steps or math.ceil(self._epochs * math.ceil(rows / self.batch_size))
+
+    @property
+    def _epochs(self) -> float:
+        return self.epochs or (1.5 if self.task == "demo" else 3.0)
+
+    @property
+    def longer(self) -> str:
+        """The flag for a run of twice the length."""
+        if self.max_steps is not None:
+            return f"--max-steps {2 * self.max_steps}"
+        return f"--epochs {2 * self._epochs:g}"
 
     @property
     def origin(self) -> str:

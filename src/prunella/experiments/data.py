@@ -69,7 +69,19 @@ def task(config: RunConfig) -> Task:
         raise _misplaced(config, "class_weights", "is for tasks of one class a row")
     if config.metric is not None and config.metric not in found.metrics:
         raise UsageError(unknown("metric", config.metric, found.metrics))
+    _check_drop(config, found)
     return _set(config, found)
+
+
+def _check_drop(config: RunConfig, task: Task) -> None:
+    """Raise UsageError where any model would be inside the limit."""
+    drop, top = config.max_drop, task.top
+    if drop is not None and drop >= top:
+        example = f"; for {drop:g} points give {drop / 100:g}" if top == 1 and drop < 100 else ""
+        raise UsageError(
+            f"--max-drop {drop:g} is no limit for {headline(config, task)}, which runs to {top:g}: "
+            f"any model would be inside; give less than {top:g}{example}"
+        )
 
 
 def _set(config: RunConfig, task: Task) -> Task:

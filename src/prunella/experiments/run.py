@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 
 from prunella import runtime
 from prunella.errors import Diverged, Unsaved, UsageError
-from prunella.experiments import training
+from prunella.experiments import promise, training
 from prunella.experiments.config import RunConfig
 from prunella.experiments.environment import environment
 from prunella.experiments.folder import (
@@ -32,7 +33,7 @@ from prunella.experiments.folder import (
     write,
     write_json,
 )
-from prunella.experiments.study import LEVELS, MODEL, Study
+from prunella.experiments.study import LEVELS, MODEL, TRAINING, Study
 from prunella.experiments.whereabouts import Whereabouts, during
 from prunella.hf.checkpoints import latest, put
 from prunella.runtime import engine
@@ -156,6 +157,7 @@ def _carry_out(study: Study, folder: Path, output: Path) -> dict[str, Any]:
         result |= figures
         if config.max_drop is not None:
             result["kept_step"] = study.step_of(result["max_drop"]["delivered"])
+            result["max_drop"]["worth"] = _worth(study, dense, predictions)
         if config.form == "sparse":
             result["speed"] = study.speed(aside)
     if baseline is not None:
@@ -222,7 +224,34 @@ def _decide(
         "delivered": delivered,
         "curve": curve,
     }
+    if delivered is None:
+        losses = read_json(folder / "dense" / TRAINING)["trace"]["log"]
+        about["unfinished"] = promise.unfinished(curve, losses, study.minimize)
+        about["longer"] = config.longer
     return about, None if delivered is None else models[delivered]
+
+
+def _worth(
+    study: Study, dense: list[dict[str, Any]], pruned: list[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """How much worse than dense the delivered model is on splits that it was not chosen by.
+
+    Args:
+        dense, pruned: predictions, with the split of each.
+    """
+    sign = -1 if study.minimize else 1
+
+    def score(records: Sequence[Any]) -> float:
+        return sign * study.task.score(records)[study.headline]
+
+    worth = {}
+    for name in study.data.dev:
+        both = [[row for row in part if row["split"] == name] for part in (pruned, dense)]
+        if len(both[0]) < 2:  # of one row nothing can be said
+            continue
+        known = promise.interval(score, *both, choices=len(study.config.ladder))
+        worth[name] = {"drop": score(both[1]) - score(both[0]), "interval": known}
+    return worth
 
 
 def _about_teacher(name: str, data: dict[str, dict[str, Any]]) -> dict[str, Any]:

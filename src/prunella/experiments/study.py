@@ -183,7 +183,8 @@ class Study:
         teacher = models.teacher(config, model, tokenizer, self.task)
         terms = build.terms(config, model, teacher, self.steps)
         stop, bar = Stop(self.console), ProgressBar(self.console, criterion)
-        shown = trackers(config.report_to, folder)
+        first = PartialState().is_main_process  # the one that writes
+        shown = trackers(config.report_to if first else (), folder)
         callbacks: list[TrainerCallback] = [bar, stop, Clock(), *shown]
         if criterion != "dense":
             pruning = PruningCallback(
@@ -224,7 +225,8 @@ class Study:
         except Diverged:
             # Saved before anything was computed with it, so it may be what went wrong.
             suspect = folder / f"checkpoint-{trainer.state.global_step}"
-            shutil.rmtree(suspect, ignore_errors=True)
+            if first:
+                shutil.rmtree(suspect, ignore_errors=True)
             raise
         finally:
             bar.close()

@@ -233,7 +233,8 @@ class Trainer(transformers.Trainer):
         except Diverged:  # while the pruner's state was read
             raise
         except (OSError, RuntimeError, SafetensorError) as error:
-            shutil.rmtree(aside, ignore_errors=True)
+            if self.args.should_save:
+                shutil.rmtree(aside, ignore_errors=True)
             raise Unsaved(
                 f"the checkpoint at step {self.state.global_step} could not be written to "
                 f"{folder} ({error}); what was saved before it is whole"

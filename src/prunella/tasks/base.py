@@ -115,6 +115,7 @@ class Task(ABC):
         auto: Transformers' `AutoModelFor…` of the models that do it.
         length: Tokens of an input, unless the user says otherwise.
         minimize: Whether the headline metric is better when lower.
+        top: The value that no metric exceeds, which is what 100 % is; infinite if there is none.
         apart: The column of the rows of which no value is to be both in train and in the holdout.
         texts: The columns of the rows that hold text; None for all that hold strings.
         ordered: Whether a row goes on from the one before, so that parts are cut off at the end.
@@ -130,6 +131,7 @@ class Task(ABC):
     auto: ClassVar[Any]
     length: ClassVar[int] = 128
     minimize: ClassVar[bool] = False
+    top: ClassVar[float] = 1.0
     apart: ClassVar[str | None] = None
     texts: ClassVar[tuple[str, ...] | None] = None
     ordered: ClassVar[bool] = False

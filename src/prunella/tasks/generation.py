@@ -128,6 +128,7 @@ class Generation(Task):
 
     auto = AutoModelForSeq2SeqLM  # of encoder-decoder models; see `architecture`
     length: ClassVar[int] = 256
+    top: ClassVar[float] = 100.0
 
     def __post_init__(self) -> None:
         for name in self.measures:

@@ -85,6 +85,7 @@ class Language(Task):
 
     length = 256
     minimize = True
+    top = math.inf
     ordered = True
     pads = False
 
