@@ -418,8 +418,8 @@ def _verdict(found: dict[str, Any]) -> str:
             verdict = "so the limit is NOT kept"
         lines.append(
             f"On {split}, which had no part in the choice, it lost {worth['drop']:.4f} "
-            f"(95 % interval {low:.4f} to {high:.4f}, at all {len(found['curve'])} levels at once), "
-            f"{verdict}"
+            f"(95 % interval {low:.4f} to {high:.4f}, at all {len(found['curve'])} levels at "
+            f"once), {verdict}"
         )
     return "\n".join(lines)
 

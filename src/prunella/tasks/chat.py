@@ -8,6 +8,7 @@ drops earlier thinking, or moves the system's words), each has its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,7 @@ class Chat(Task):
     auto = AutoModelForCausalLM
     length = 1024
     minimize = True
+    top = math.inf
     pads = False
     texts = conversations.SPOKEN
     lacking = "an answer of the assistant within --max-length"

@@ -168,7 +168,14 @@ def with_dev(
         )
     rest, cut = cut_holdout(train, DEV_SEED, ordered=ordered, texts=texts)
     which = "the last " if ordered else ""
+    lost = len(train) - len(rest) - len(cut)
+    also = f", and {lost} that share text with them are left out" if lost else ""
     logger.warning(
-        "%s: no dev file, so %s%d of %d rows become the dev set", file, which, len(cut), len(train)
+        "%s: no dev file, so %s%d of %d rows become the dev set%s",
+        file,
+        which,
+        len(cut),
+        len(train),
+        also,
     )
     return Splits(rest, {"dev": cut})

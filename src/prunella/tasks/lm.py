@@ -13,6 +13,7 @@ block of special tokens only or, for the causal task, of a single token.
 from __future__ import annotations
 
 import logging
+import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
