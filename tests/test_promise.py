@@ -106,9 +106,11 @@ def test_what_says_that_training_was_too_short() -> None:
     worse = climb((0.5, 50, 0.8), (0.9, 100, 0.7))
     better = climb((0.5, 50, 0.7), (0.9, 100, 0.8))
     assert promise.unfinished(worse, FLAT, False) is None
-    assert "90% did better" in str(promise.unfinished(better, FLAT, False))
+    assert "90% did no worse on the holdout than 50%" in str(
+        promise.unfinished(better, FLAT, False)
+    )
     assert promise.unfinished(better, FLAT, True) is None
-    assert "90% did better" in str(promise.unfinished(worse, FLAT, True))
+    assert "90% did no worse on the holdout than 50%" in str(promise.unfinished(worse, FLAT, True))
     assert "loss of the dense model fell from 1.5" in str(promise.unfinished(worse, FALLING, False))
     assert promise.unfinished(climb((0.5, 100, 0.7)), FALLING, False) is None
 

@@ -428,7 +428,10 @@ def _remedy(found: dict[str, Any]) -> str:
     """What may help where no model was good enough."""
     best = min(found["curve"], key=lambda point: point["drop"])
     if reason := found["unfinished"]:
-        return f"They were still learning: {reason}. Train for twice as long: {found['longer']}"
+        return (
+            f"They were probably still learning: {reason}. Train for twice as long: "
+            f"{found['longer']}"
+        )
     return (
         f"Nothing says that they were still learning. {100 * best['level']:g}% lost least, "
         f"{best['drop']:.4f}: give --levels below {100 * found['curve'][0]['level']:g}%, a larger "

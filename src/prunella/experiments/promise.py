@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from statistics import NormalDist, fmean
 from typing import Any
 
@@ -68,11 +67,11 @@ def unfinished(
         minimize: whether the metric is better when lower.
     """
     sign = -1 if minimize else 1
-    for one, other in pairwise(curve):
-        if sign * other["holdout"] > sign * one["holdout"]:
+    for point in reversed(curve[1:]):
+        if sign * point["holdout"] >= sign * curve[0]["holdout"]:
             return (
-                f"{100 * other['level']:g}% did better on the holdout than "
-                f"{100 * one['level']:g}% before it, for it was trained longer"
+                f"{100 * point['level']:g}% did no worse on the holdout than "
+                f"{100 * curve[0]['level']:g}%, which had less time"
             )
     ends = [point["step"] for point in curve[-2:]]
     if len(ends) == 2:

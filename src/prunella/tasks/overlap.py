@@ -216,20 +216,21 @@ def _found(texts: Texts, rows: int) -> tuple[np.ndarray, np.ndarray]:
     asked[texts.cells[rows:][texts.cells[rows:] >= 0]] = True
     said &= ours
     for size, hashes, owners in texts.runs():
-        judged = asked[owners]
         theirs, of_theirs = hashes[ours[owners]], owners[ours[owners]]
-        hashes, owners = hashes[judged], owners[judged]
-        table, place = np.unique(hashes, return_inverse=True)
-        known = among(table, theirs)
-        theirs, of_theirs = np.searchsorted(table, theirs[known]), of_theirs[known]
-        there = np.bincount(theirs, minlength=len(table)) > 0
+        hashes, owners = hashes[asked[owners]], owners[asked[owners]]
         if size < RUN:
-            alone = there[place] & (texts.lengths[owners] == size)
-            every[owners[alone]] = some[owners[alone]] = True
-            wholes = theirs[said[of_theirs] & (texts.lengths[of_theirs] == size)]
-            most = np.isin(place, wholes) & (2 * size > texts.lengths[owners])
-            some[owners[most]] = True
+            whole = texts.lengths[owners] == size
+            alone = np.unique(hashes[whole])
+            alone = np.unique(theirs[among(alone, theirs)])
+            found = owners[whole & among(alone, hashes)]
+            every[found] = some[found] = True
+            given = np.unique(theirs[said[of_theirs] & (texts.lengths[of_theirs] == size)])
+            some[owners[among(given, hashes) & (2 * size > texts.lengths[owners])]] = True
         else:
+            table, place = np.unique(hashes, return_inverse=True)
+            known = among(table, theirs)
+            theirs, of_theirs = np.searchsorted(table, theirs[known]), of_theirs[known]
+            there = np.bincount(theirs, minlength=len(table)) > 0
             pairs = np.unique(np.stack([theirs, of_theirs], axis=1)[said[of_theirs]], axis=0)
             counts = np.bincount(pairs[:, 0], minlength=len(table))
             some[owners[((counts > 0) & (counts <= texts.common))[place]]] = True
