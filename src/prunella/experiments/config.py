@@ -130,6 +130,10 @@ class RunConfig:
     """Leave out rows that cannot be used, such as those without text or label, and count them;
     otherwise they are an error that says how many there are."""
 
+    test_data: str | None = None
+    """A labelled file to evaluate once, at the end; by default what the data has for test, such as
+    test.csv beside train.csv."""
+
     text_column: str | None = None
     """Column of the texts, by default "text"; for ner/columns the number of the words' column,
     by default 0, and in tables its name, by default "tokens" or "words"; for chat that of the

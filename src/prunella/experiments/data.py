@@ -115,13 +115,22 @@ def _form(config: RunConfig) -> Form:
 def _public(config: RunConfig) -> Task:
     """A task that is known by name; its files may be read in another way than they should be."""
     found, form = tasks.get(config.task), _form(config)
+    load: Any = found.load
+    if config.test_data is not None:
+        if config.task == "demo":
+            raise _misplaced(config, "test_data", "is for tasks on files")
+        load = partial(load, test=_test(config))
     if form == PLAIN:
-        return found
+        return replace(found, load=load)
     if config.task == "demo" or config.task.startswith("d2t/"):
         flag = "encoding" if config.encoding else "skip_bad_rows"
         raise _misplaced(config, flag, "is for files of your own, of glue, qa and ner")
-    load: Any = found.load  # of these families takes a form, too
-    return replace(found, load=partial(load, form=form))
+    return replace(found, load=partial(load, form=form))  # of these families takes a form, too
+
+
+def _test(config: RunConfig) -> Path | None:
+    """The file for test that was asked for."""
+    return None if config.test_data is None else Path(config.test_data).expanduser()
 
 
 def _own(config: RunConfig) -> Task:
@@ -131,7 +140,7 @@ def _own(config: RunConfig) -> Task:
             f"the task {config.task} is on data of your own; give a file, or a folder with train "
             "and dev files, by --data"
         )
-    data, form = os.path.expanduser(config.data or ""), _form(config)
+    data, form, test = os.path.expanduser(config.data or ""), _form(config), _test(config)
     if config.task in (*_CHAT, "lm/masked", "text2text") and config.data is not None:
         path = Path(data)
         holds = conversations.are_in(path, config.text_column)
@@ -140,7 +149,11 @@ def _own(config: RunConfig) -> Task:
                 flag = "encoding" if config.encoding else "skip_bad_rows"
                 raise _misplaced(config, flag, "does not apply to conversations")
             return tasks.chat(
-                path, name=config.task, column=config.text_column, streaming=config.streaming
+                path,
+                name=config.task,
+                column=config.text_column,
+                streaming=config.streaming,
+                test=test,
             )
         if holds and not config.source_column:
             raise UsageError(
@@ -154,6 +167,7 @@ def _own(config: RunConfig) -> Task:
             column=config.text_column or "text",
             streaming=config.streaming,
             form=form,
+            test=test,
         )
     if config.task == "text2text":
         return tasks.text2text(
@@ -162,10 +176,11 @@ def _own(config: RunConfig) -> Task:
             target=config.target_column or "target",
             streaming=config.streaming,
             form=form,
+            test=test,
         )
     if config.task == "ner/columns":
         word, tag = config.text_column, config.label_column
-        return tasks.columns(data, word=word, tag=tag, scheme=config.scheme, form=form)
+        return tasks.columns(data, word=word, tag=tag, scheme=config.scheme, form=form, test=test)
     kind: Any = config.task
     return tasks.table(
         kind,
@@ -176,6 +191,7 @@ def _own(config: RunConfig) -> Task:
         separator=config.label_separator,
         positive=config.positive_class,
         form=form,
+        test=test,
     )
 
 
@@ -192,11 +208,11 @@ class Data:
         reader: how texts became tokens.
         train: what is trained on.
         splits: what is judged, by name: `train` (a part of it, to see over-fitting), `holdout` (cut
-            from train), `dev` and further ones of that kind.
+            from train), `dev` and further ones of that kind, and `test` where there is one.
         unlabelled: what is distilled on besides.
         about: rows and SHA-256 of each split, before it was encoded; of a stream, that of its
             first rows.
-        overlap: how many rows of holdout and dev share text with what is trained on (see
+        overlap: how many rows of holdout, dev and test share text with what is trained on (see
             `tasks.overlap.shared`), of a stream with its first rows; and how many training rows
             were `left_out`, for they share some with the holdout.
         spelled: how many rows of a split spell special tokens in their texts.
@@ -228,7 +244,8 @@ class Data:
             train = stream(rows, task, reader, config.seed)
             sample = _taken(rows, len(holdout))
             about["train"] = fingerprint(sample) | {"rows": None}
-        judged = {"holdout": holdout, **loaded.dev}
+        reported = loaded.dev if loaded.test is None else loaded.dev | {"test": loaded.test}
+        judged = {"holdout": holdout, **reported}
         counted = rows if isinstance(rows, Dataset) else sample
         overlap = {"left_out": left_out, **tasks.shared(counted, judged, task.texts)}
         splits = {}
@@ -242,7 +259,7 @@ class Data:
             unlabelled, about["unlabelled"] = encode(
                 part, task, reader, training=True, name="unlabelled"
             )
-        parts = {"train": rows, **loaded.dev}
+        parts = {"train": rows, **reported}
         counts = {
             name: spelled(part, reader.tokenizer)
             for name, part in parts.items()
@@ -252,8 +269,13 @@ class Data:
 
     @property
     def dev(self) -> dict[str, Split]:
-        """The splits that are reported."""
+        """The splits for dev."""
         return {name: part for name, part in self.splits.items() if name.startswith("dev")}
+
+    @property
+    def reported(self) -> dict[str, Split]:
+        """The splits that are reported: those for dev, and test."""
+        return self.dev | {n: part for n, part in self.splits.items() if n == "test"}
 
     @property
     def examples(self) -> int:

@@ -85,7 +85,9 @@ def _checked(config: RunConfig) -> Path:
     """
     assert config.output is not None
     output = Path(config.output).expanduser().resolve()
-    for name in filter(None, (config.model, config.data, config.teacher, config.masks_from)):
+    for name in filter(
+        None, (config.model, config.data, config.test_data, config.teacher, config.masks_from)
+    ):
         source = Path(name).expanduser().resolve()
         if source.exists() and source.is_relative_to(output):
             raise UsageError(

@@ -51,8 +51,8 @@ def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) 
         f"{config.origin} on {config.task}{_aim(task, data)}: trains {_short(trained)} of "
         f"{_short(total)} parameters ({_short(total - trained)} frozen), {goal}; {steps:,} steps "
         f"of {config.batch_size} on {_trained_on(data)}; {rows['holdout']:,} rows of train held "
-        f"out; dev ({devs} rows) is {use}{_classes(config, task)}{_overlap(data)}{_cut(data)}"
-        f"{_left_out(task, data)}{_spelled(data)}"
+        f"out; dev ({devs} rows) is {use}{_test(data)}{_classes(config, task)}"
+        f"{_overlap(data)}{_cut(data)}{_left_out(task, data)}{_spelled(data)}"
     )
 
 
@@ -90,6 +90,12 @@ def _classes(config: RunConfig, task: Task) -> str:
     return "".join(said)
 
 
+def _test(data: Data) -> str:
+    if "test" not in data.splits:
+        return ""
+    return f"; test ({len(data.splits['test'].rows):,} rows) is used once, at the end"
+
+
 def _overlap(data: Data) -> str:
     """What train and the rows that the model is judged by have in common."""
     left_out, *parts = data.overlap.items()
@@ -100,7 +106,7 @@ def _overlap(data: Data) -> str:
         if part["shared"]
     ]
     of = "train" if data.about["train"]["rows"] is not None else "the first rows of train"
-    line = f"; text is shared with {of} by {', '.join(said) or 'no row of holdout and dev'}"
+    line = f"; text is shared with {of} by {', '.join(said) or 'no row of the others'}"
     if left_out[1]:
         line += f"; {left_out[1]:,} rows are in neither train nor holdout, or they would be in both"
     return line

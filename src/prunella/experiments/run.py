@@ -50,8 +50,9 @@ def run(config: RunConfig, console: Console) -> tuple[Path, dict[str, Any]]:
     every batch; the first does the rest, and it alone has a result to return.
 
     The folder appears at the end, whole: a Transformers checkpoint, ``result.json``,
-    ``prunella.yaml`` (the settings), ``predictions.jsonl`` (dev, row by row; the dense twin's
-    too, where one was run) and ``trace.json`` (how the training went, where the weights are).
+    ``prunella.yaml`` (the settings), ``predictions.jsonl`` (dev and test, row by row; the dense
+    twin's too, where one was run) and ``trace.json`` (how the training went, where the weights
+    are).
     Until then all is in ``<folder>.partial``, from where ``resume`` continues a run that was
     killed; a note on the exception says what is there.
 
@@ -245,12 +246,12 @@ def _worth(
         return sign * study.task.score(records)[study.headline]
 
     worth = {}
-    for name in study.data.dev:
-        both = [[row for row in part if row["split"] == name] for part in (pruned, dense)]
-        if len(both[0]) < 2:  # of one row nothing can be said
+    for name in study.data.reported:
+        ours, whole = ([row for row in p if row["split"] == name] for p in (pruned, dense))
+        if len(ours) < 2:  # of one row nothing can be said
             continue
-        known = promise.interval(score, *both, choices=len(study.config.ladder))
-        worth[name] = {"drop": score(both[1]) - score(both[0]), "interval": known}
+        known = promise.interval(score, ours, whole, choices=len(study.config.ladder))
+        worth[name] = {"drop": score(whole) - score(ours), "interval": known}
     return worth
 
 

@@ -264,7 +264,8 @@ class Study:
     def measure(
         self, criterion: str, training: Path, saved: Path
     ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-        """Figures of a saved model, read from its files; its trace; and its predictions on dev.
+        """Figures of a saved model, read from its files; its trace; and its predictions on dev and
+        test.
 
         Raises:
             Diverged: its outputs are not finite.
@@ -298,7 +299,7 @@ class Study:
             trace.of_model(known["trace"], prunable),
             [
                 {"criterion": criterion, "split": name, "row": row} | record
-                for name in self.data.dev
+                for name in self.data.reported
                 for row, record in enumerate(found[name])
             ],
         )

@@ -32,7 +32,15 @@ HYPER = (
 # Without effect on what is computed; told by something else; or what a cell goes by anyway.
 _APART = {
     *("output", "overwrite", "resume", "report_to", "save", "metric", "baseline"),
-    *("data", "text_column", "pair_column", "label_column", "source_column", "target_column"),
+    *(
+        "data",
+        "test_data",
+        "text_column",
+        "pair_column",
+        "label_column",
+        "source_column",
+        "target_column",
+    ),
     *("epochs", "max_steps"),  # steps stand for them
     *("task", "model", "criterion", "sparsity", "regularize", "seed"),
 }

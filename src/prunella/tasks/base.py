@@ -44,11 +44,13 @@ class TaskError(UsageError):
 class Splits:
     """The labelled parts of a task, as rows; which columns they have, the family says.
 
-    `train` may be a stream. `dev` has the key `dev`; MNLI adds `dev_mismatched`.
+    `train` may be a stream. `dev` has the key `dev`; MNLI adds `dev_mismatched`. `test` is None
+    where there is none with labels.
     """
 
     train: Dataset | IterableDataset
     dev: dict[str, Dataset]
+    test: Dataset | None = None
 
 
 @dataclass(frozen=True)

@@ -161,21 +161,27 @@ class Chat(Task):
 
 
 def chat(
-    data: Path | str, *, name: str = "chat", column: str | None = None, streaming: bool = False
+    data: Path | str,
+    *,
+    name: str = "chat",
+    column: str | None = None,
+    streaming: bool = False,
+    test: Path | None = None,
 ) -> Chat:
     """Make a task of the user's own conversations, which are read at once.
 
     Args:
-        data: JSON lines, a JSON list or Parquet; or a folder with a file `train` and maybe one
-            `dev` or `validation` of these kinds. Without a dev file a tenth of the conversations
-            becomes the dev set.
+        data: JSON lines, a JSON list or Parquet; or a folder of files for train, dev and test (see
+            `parts.NAMES`) of these kinds. Without a dev file a tenth of the conversations becomes
+            the dev set.
         name: The task's name.
         column: That of the lists of messages; by default `messages`, `conversations`, or `prompt`
             with `completion` or `response`.
         streaming: Whether training rows are read as they are needed; needs a dev file.
+        test: A file for test; by default that of the folder, if it has one.
 
     Raises:
         TaskError: The data is not there or cannot be read, or a row is no conversation.
     """
-    splits: Splits = conversations.load(Path(data), column, streaming)
+    splits: Splits = conversations.load(Path(data), column, streaming, test)
     return Chat(name, load=lambda _: splits)

@@ -19,16 +19,14 @@ from datasets import Dataset, Features, IterableDataset, List, Value, load_from_
 
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.holdout import with_dev
+from prunella.tasks.parts import NAMES, Files, found_in, labelled, parts, shards
 from prunella.tasks.reading import (
     READERS,
     at,
     decode,
-    found_in,
     lines,
     parquet_columns,
     parsed,
-    parts,
-    shards,
 )
 from prunella.tasks.template import Message
 from prunella.tasks.text import suffix_of
@@ -58,20 +56,22 @@ _UNREAD = ("images", "image", "audios", "audio", "videos", "video", "functions",
 logger = logging.getLogger("prunella")
 
 
-def load(data: Path, column: str | None, streaming: bool) -> Splits:
-    """Read conversations from a file, or from a folder with a file `train` and maybe one for dev.
+def load(data: Path, column: str | None, streaming: bool, test: Path | None = None) -> Splits:
+    """Read conversations from a file, or from a folder of files for train, dev and test.
 
     Args:
         column: That of the lists of messages; by default one of `FORMS`.
+        test: A file for test; by default that of the folder, if it has one.
         streaming: Whether training rows are read as they are needed; needs a dev file.
 
     Raises:
         TaskError: It is not there or cannot be read, or a row is no conversation.
     """
-    train, dev = _parts(data)
+    train, dev, there = _parts(data)
     found = None if dev is None else _rows(dev, column)
+    judged = labelled(test or there, lambda path: _rows(path, column), asked=test is not None)
     if not streaming:
-        return with_dev(_rows(train, column), found, train, texts=SPOKEN)
+        return with_dev(_rows(train, column), found, train, texts=SPOKEN, test=judged)
     if found is None:
         raise TaskError(
             f"{data}: a stream has no end to cut a dev set off; give a folder with a dev file"
@@ -81,13 +81,13 @@ def load(data: Path, column: str | None, streaming: bool) -> Splits:
     )
     if next(iter(stream), None) is None:
         raise TaskError(f"{train}: no rows; it must hold at least one.")
-    return Splits(stream, {"dev": found})
+    return Splits(stream, {"dev": found}, judged)
 
 
 def are_in(data: Path, column: str | None) -> bool:
     """Whether data holds conversations, judged by its first row; False where it cannot be read."""
     try:
-        train, _ = _parts(data)
+        train = _parts(data).train
         _, first = next(_records(train))
     except (TaskError, StopIteration):
         return False
@@ -98,16 +98,19 @@ def are_in(data: Path, column: str | None) -> bool:
     return any(all(_messages_of(first.get(n)) is not None for n in names) for names in FORMS)
 
 
-def _parts(data: Path) -> tuple[Path, Path | None]:
-    """The training part and that for dev: files, or folders that `save_to_disk` wrote."""
+def _parts(data: Path) -> Files:
+    """The parts of the data: files, or folders that `save_to_disk` wrote."""
     if (data / _SAVED).is_file():
-        return data, None
+        return Files(data)
     if not (data / _SPLITS).is_file():
         return parts(data, SUFFIXES)
-    there = [data / name for name in ("train", "dev", "validation") if (data / name).is_dir()]
-    if not there or there[0].name != "train":
+    train, dev, test = (
+        next((data / name for name in names if (data / name).is_dir()), None)
+        for names in NAMES.values()
+    )
+    if train is None:
         raise TaskError(f"{data} has no split train; found was {found_in(data)}.")
-    return there[0], there[1] if len(there) > 1 else None
+    return Files(train, dev, test)
 
 
 def _rows(path: Path, column: str | None) -> Dataset:

@@ -23,8 +23,9 @@ from datasets import Dataset
 
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.generation import Generation, grouped
+from prunella.tasks.parts import labelled
 from prunella.tasks.reading import at, decode, rows_of
-from prunella.tasks.sources import PARQUET, from_folder, from_hub
+from prunella.tasks.sources import PARQUET, first_of, from_folder, from_hub
 
 # A source, and the texts that say it.
 Entry = tuple[str, list[str]]
@@ -43,6 +44,7 @@ class _Spec:
         hub: The set there and its configuration.
         row: Makes an entry of a row there; takes also the place of the row, for an error.
         layouts: The files or folders of train and dev, each pair another way to store the set.
+        tests: Those of test, by all their names.
         read: Makes entries of one of these.
         tidy: Done to the texts to train on.
     """
@@ -51,20 +53,25 @@ class _Spec:
     hub: tuple[str, str]
     row: Callable[[Mapping[str, Any], str], Entry]
     layouts: tuple[tuple[str, str], ...]
+    tests: tuple[str, ...]
     read: Callable[[Path], Iterable[Entry]]
     tidy: Callable[[str], str] = str.strip
 
 
-def _load(spec: _Spec, folder: Path | None) -> Splits:
-    """Read the training and development parts, from the hub if no folder is given."""
+def _load(spec: _Spec, folder: Path | None, test: Path | None = None) -> Splits:
+    """Read the parts of a set, from the hub (but for test) if no folder is given."""
     where = folder or spec.hub[0]
+    there = test if folder is None or test is not None else first_of(folder, spec.tests)
+    tested = labelled(
+        there, lambda path: _rows(f"{path} (test)", spec.read(path)), asked=test is not None
+    )
     if folder:
         files = from_folder(f"d2t/{spec.name}", FILES, folder, spec.layouts)
         train, dev = map(spec.read, files)
     else:
         train, dev = _from_hub(spec)
     tidied = ((source, [spec.tidy(text) for text in texts]) for source, texts in train)
-    return Splits(_rows(f"{where} (train)", tidied), {"dev": _rows(f"{where} (dev)", dev)})
+    return Splits(_rows(f"{where} (train)", tidied), {"dev": _rows(f"{where} (dev)", dev)}, tested)
 
 
 def _from_hub(spec: _Spec) -> list[Iterator[Entry]]:
@@ -224,6 +231,7 @@ _SPECS = (
         hub=("tuetschek/e2e_nlg", "default"),
         row=_e2e_row,
         layouts=(("train.jsonl", "dev.jsonl"), ("trainset.csv", "devset.csv")),
+        tests=("test.jsonl", "testset_w_refs.csv"),
         read=_e2e,
         tidy=detokenized,
     ),
@@ -232,6 +240,7 @@ _SPECS = (
         hub=("GEM/web_nlg", "en"),
         row=_webnlg_row,
         layouts=(("train", "dev"),),
+        tests=("test",),
         read=_webnlg,
     ),
     _Spec(
@@ -239,6 +248,7 @@ _SPECS = (
         hub=("GEM/dart", "default"),
         row=_dart_row,
         layouts=(("dart-v1.1.1-full-train.json", "dart-v1.1.1-full-dev.json"),),
+        tests=("dart-v1.1.1-full-test.json",),
         read=_dart,
     ),
 )

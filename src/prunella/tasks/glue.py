@@ -6,7 +6,7 @@ of the hub set `nyu-mll/glue`.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from datasets import ClassLabel, Dataset, Features, Value
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.classification import Classification
 from prunella.tasks.form import PLAIN, Form
+from prunella.tasks.parts import labelled
 from prunella.tasks.reading import lines
 from prunella.tasks.rejects import Rejects
-from prunella.tasks.sources import from_folder, from_hub
+from prunella.tasks.sources import first_of, from_folder, from_hub
 
 HUB_SET = "nyu-mll/glue"
 FILES = "the task's TSV files"
@@ -121,9 +122,15 @@ _SPECS = (
 )
 
 
-def _load(spec: _Spec, folder: Path | None, form: Form = PLAIN) -> Splits:
-    """Read the training and development parts, from the hub if no folder is given."""
-    return _from_hub(spec) if folder is None else _from_folder(spec, folder, form)
+def _load(spec: _Spec, folder: Path | None, form: Form = PLAIN, test: Path | None = None) -> Splits:
+    """Read the parts of a set, from the hub if no folder is given.
+
+    GLUE's own test files have no labels.
+    """
+    splits = _from_hub(spec) if folder is None else _from_folder(spec, folder, form)
+    there = test if folder is None or test is not None else first_of(folder, ["test.tsv"])
+    read = partial(_read, spec, form=form)
+    return replace(splits, test=labelled(there, read, asked=test is not None))
 
 
 def _from_hub(spec: _Spec) -> Splits:

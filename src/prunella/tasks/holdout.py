@@ -149,8 +149,9 @@ def with_dev(
     *,
     ordered: bool = False,
     texts: Sequence[str] | None = None,
+    test: Dataset | None = None,
 ) -> Splits:
-    """Both parts; without a dev set, a tenth of train becomes it, always the same rows.
+    """All parts; without a dev set, a tenth of train becomes it, always the same rows.
 
     Args:
         file: the training file.
@@ -160,7 +161,7 @@ def with_dev(
         TaskError: there are too few rows for that.
     """
     if dev is not None:
-        return Splits(train, {"dev": dev})
+        return Splits(train, {"dev": dev}, test)
     if len(train) < MIN_ROWS:
         raise TaskError(
             f"{file}: {len(train)} rows are too few to cut a dev set off; give at least "
@@ -178,4 +179,4 @@ def with_dev(
         len(train),
         also,
     )
-    return Splits(rest, {"dev": cut})
+    return Splits(rest, {"dev": cut}, test)

@@ -16,7 +16,7 @@ import logging
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +47,8 @@ from prunella.tasks.base import (
 from prunella.tasks.form import PLAIN, Form
 from prunella.tasks.holdout import with_dev
 from prunella.tasks.likelihood import by_frequency, check_decoder, likelihoods, padded, perplexity
-from prunella.tasks.own import TEXTS, Source, is_plain, own
+from prunella.tasks.own import TEXTS, Source, is_plain, named_test, own
+from prunella.tasks.parts import labelled
 from prunella.tasks.reading import READERS
 from prunella.tasks.rejects import Rejects
 from prunella.tasks.sources import from_hub
@@ -55,8 +56,6 @@ from prunella.tasks.streaming import no_text, streamed
 
 HUB_SET = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 FILES = "WikiText-2's files, or take texts of your own,"
-TRAIN = ("train", "wiki.train")
-DEV = ("dev", "validation", "valid", "wiki.valid")
 
 MASK_RATE, MASKED, CHANGED = 0.15, 0.8, 0.1
 
@@ -230,22 +229,24 @@ def language(
     stride: int = 0,
     streaming: bool = False,
     form: Form = PLAIN,
+    test: Path | None = None,
 ) -> Language:
     """Make a task of running text, which is read when the task's `load` is called.
 
     Args:
         name: The task's name.
         data: Where `load` reads if it is given no other place. A text file (.txt, .md, .tokens,
-            .raw), of which every line that is not blank is a text; a table; a folder with a file
-            `train` and maybe one `dev`, `validation` or `valid` of these kinds, WikiText's
-            `wiki.train.tokens` and the like among them; a saved set or one on the hub (see
-            `own.own`); None for WikiText-2 (raw) from the hub.
+            .raw), of which every line that is not blank is a text; a table; a folder of files for
+            train, dev and test of these kinds, WikiText's `wiki.train.tokens` and the like among
+            them; a saved set or one on the hub (see `own.own`); None for WikiText-2 (raw) from the
+            hub.
             Without a dev file the last tenth of the texts becomes the dev set: of running text, a
             random tenth would have its neighbours in train.
         column: The column of a table that holds the texts; rows without one are left out.
         stride: See `Language`.
         streaming: Whether training texts are read as they are needed; needs a dev file.
         form: How files are written.
+        test: A file for test, instead of what the data has.
 
     Raises:
         TaskError: The stride is negative, or is given for `lm/masked`; `load` raises it where the
@@ -253,7 +254,7 @@ def language(
     """
     masked = name == "lm/masked"
     where = None if data is None else Path(data)
-    load = partial(_load, name, where, column, streaming, form)
+    load = partial(_load, name, where, column, streaming, form, test)
     return Language(name, load=load, masked=masked, stride=stride)
 
 
@@ -306,31 +307,45 @@ def _collate(
 
 
 def _load(
-    name: str, given: Path | None, column: str, streaming: bool, form: Form, data: Path | None
+    name: str,
+    given: Path | None,
+    column: str,
+    streaming: bool,
+    form: Form,
+    test: Path | None,
+    data: Path | None,
 ) -> Splits:
     """Read texts from `data`, else from `given`, else from the hub."""
-    where = data or given
+    where, suffixes = data or given, (*TEXTS, *READERS)
     if where is None:
-        return _from_hub(name, streaming)
-    suffixes = (*TEXTS, *READERS)
-    train, dev_part = own(where, form, suffixes=suffixes, train=TRAIN, dev=DEV, streaming=streaming)
-    dev = None if dev_part is None else _rows(_read(dev_part, column, form))
+        splits = _from_hub(name, streaming)
+        if test is None:
+            return splits
+        return replace(splits, test=_rows(_read(named_test(test, form, suffixes), column, form)))
+    train, dev_part, test_part = own(where, form, suffixes=suffixes, test=test, streaming=streaming)
+
+    def read(part: Source) -> Dataset:
+        return _rows(_read(part, column, form))
+
+    dev = None if dev_part is None else read(dev_part)
+    tested = labelled(test_part, read, asked=test is not None)
     if not streaming:
-        return with_dev(_rows(_read(train, column, form)), dev, Path(str(train)), ordered=True)
+        return with_dev(read(train), dev, Path(str(train)), ordered=True, test=tested)
     if dev is None:
         raise TaskError(
             f"{where}: a stream has no end to cut a dev set off; give a folder with a dev file"
         )
-    return Splits(streamed(train, {"text": column}, blank=True, skip=form.skip), {"dev": dev})
+    stream = streamed(train, {"text": column}, blank=True, skip=form.skip)
+    return Splits(stream, {"dev": dev}, tested)
 
 
 def _from_hub(name: str, streaming: bool) -> Splits:
     splits = from_hub(name, FILES, *HUB_SET)
-    train, dev = (
+    train, dev, test = (
         _rows([text.removesuffix("\n") for text in splits[split]["text"] if text.strip()])
-        for split in ("train", "validation")
+        for split in ("train", "validation", "test")
     )
-    return Splits(train.to_iterable_dataset() if streaming else train, {"dev": dev})
+    return Splits(train.to_iterable_dataset() if streaming else train, {"dev": dev}, test)
 
 
 def _rows(texts: list[str]) -> Dataset:

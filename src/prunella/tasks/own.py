@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
 
 from prunella.tasks.base import TaskError
 from prunella.tasks.form import PLAIN, Form
+from prunella.tasks.parts import NAMES, check_format, parts, shards
 from prunella.tasks.reading import (
     READERS,
     at,
@@ -24,14 +25,11 @@ from prunella.tasks.reading import (
     names_of,
     objects,
     parquet_columns,
-    parts,
-    shards,
 )
 from prunella.tasks.rejects import Rejects
 from prunella.tasks.text import suffix_of
 
 TEXTS = (".txt", ".md", ".tokens", ".raw")  # of files whose every line is a text
-TRAIN, DEV = ("train",), ("dev", "validation")
 # Not a bare name: it is likelier that of a folder, mistyped, and asking the hub takes its time.
 _HUB = re.compile(r"[\w-][\w.-]*(/[\w.-]+(:[\w.-]+)?|:[\w.-]+)")
 _SAVED = ("dataset_dict.json", "state.json")  # in folders that `save_to_disk` wrote
@@ -42,7 +40,7 @@ Cells = Iterator[tuple[str, list[Any]]]
 
 @dataclass(frozen=True)
 class File:
-    """A file, or a table in several (see `reading.shards`), in one of the formats of `READERS`; or
+    """A file, or a table in several (see `parts.shards`), in one of the formats of `READERS`; or
     one of plain text, whose lines are the cells of any one column.
     """
 
@@ -140,41 +138,68 @@ class Part:
 Source = File | Part
 
 
+class Parts(NamedTuple):
+    """Where a set is read from; the last two may be missing."""
+
+    train: Source
+    dev: Source | None = None
+    test: Source | None = None
+
+
 def own(
     data: Path | str,
     form: Form = PLAIN,
     *,
     suffixes: tuple[str, ...] = tuple(READERS),
-    train: tuple[str, ...] = TRAIN,
-    dev: tuple[str, ...] = DEV,
+    test: Path | None = None,
     streaming: bool = False,
-) -> tuple[Source, Source | None]:
-    """Find the part to train on and, where there is one, that for dev.
+) -> Parts:
+    """Find the part to train on and, where there are such, those for dev and test.
 
     Args:
-        data: a file to train on; a folder with a file ``train`` and maybe one for dev; a folder
-            that ``save_to_disk`` wrote; or a set on the hub, ``owner/name`` or, where it has
+        data: a file to train on; a folder of files for train, dev and test (see `parts.NAMES`); a
+            folder that ``save_to_disk`` wrote; or a set on the hub, ``owner/name`` or, where it has
             several configurations, ``owner/name:configuration``.
         suffixes: that files may have.
-        train, dev: names of the files, before their suffix.
+        test: a file for test, instead of what is found.
         streaming: read a set on the hub as it is needed.
 
     Raises:
         TaskError: it is not there or cannot be read, or has no part to train on.
     """
+    found = _found(data, form, suffixes, streaming)
+    return found if test is None else found._replace(test=named_test(test, form, suffixes))
+
+
+def named_test(path: Path, form: Form, suffixes: tuple[str, ...]) -> File:
+    """The file for test that was asked for.
+
+    Raises:
+        TaskError: it is not there, or of no format that is read.
+    """
+    if not path.is_file():
+        raise TaskError(f"there is no file {path}; give one with labels by --test-data.")
+    check_format(path, suffixes)
+    return _file(path, form)
+
+
+def _found(data: Path | str, form: Form, suffixes: tuple[str, ...], streaming: bool) -> Parts:
     path = Path(data)
     if path.is_dir() and any((path / name).is_file() for name in _SAVED):
         return _split(path, _saved(path))
     named = _HUB.fullmatch(str(data)) and suffix_of(path) not in suffixes
     if named and not path.exists():
         return _split(path, _from_hub(str(data), streaming))
-    train_file, dev_file = parts(path, suffixes, train=train, dev=dev)
-    for file in (train_file, *([dev_file] if dev_file else [])):
-        if form.separator is not None and suffix_of(file) not in (".csv", ".tsv"):
-            raise TaskError(
-                f"--separator is for CSV and TSV files, and {file} is none; leave it out."
-            )
-    return File(train_file, form), File(dev_file, form) if dev_file else None
+    train, *others = parts(path, suffixes)
+    return Parts(
+        _file(train, form), *(None if file is None else _file(file, form) for file in others)
+    )
+
+
+def _file(path: Path, form: Form) -> File:
+    if form.separator is not None and suffix_of(path) not in (".csv", ".tsv"):
+        raise TaskError(f"--separator is for CSV and TSV files, and {path} is none; leave it out.")
+    return File(path, form)
 
 
 def is_plain(source: Source) -> bool:
@@ -207,15 +232,16 @@ def _from_hub(data: str, streaming: bool) -> dict[str, Any]:
         ) from error
 
 
-def _split(data: Path, splits: Mapping[str, Any]) -> tuple[Part, Part | None]:
-    if not {"", "train"} & splits.keys():
+def _split(data: Path, splits: Mapping[str, Any]) -> Parts:
+    names = {part: [name for name in splits if name in known] for part, known in NAMES.items()}
+    train = [""] if "" in splits else names["train"]
+    if not train:
         raise TaskError(f"{data} has no split train; found was {', '.join(map(str, splits))}.")
-    train = "" if "" in splits else "train"
-    dev = next((name for name in ("validation", "dev", "valid", "val") if name in splits), None)
-    return (
-        Part(str(data), train, splits[train]),
-        None if dev is None else Part(str(data), dev, splits[dev]),
+    dev, test = (
+        Part(str(data), found[0], splits[found[0]]) if found else None
+        for found in (names["dev"], names["test"])
     )
+    return Parts(Part(str(data), train[0], splits[train[0]]), dev, test)
 
 
 def _with_fields(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,14 +37,6 @@ Number = int | str
 Row = tuple[Number, list[Any]]
 
 LONGEST = 2**31 - 1  # characters of a field
-_SHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
-_ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".bz2", ".xz", ".zst")
-
-
-def stem_of(path: Path) -> str:
-    """The name of a file without what ``suffix_of`` says and ``.gz``."""
-    name = path.name[: -len(".gz")] if path.suffix.lower() == ".gz" else path.name
-    return Path(name).stem
 
 
 def _csv(
@@ -308,115 +300,6 @@ def rows_of(
         TaskError: it cannot be read, lacks a column, or is malformed; names the line, or the row.
     """
     return list(READERS[suffix_of(path)](path, columns, form, rejects))
-
-
-def parts(
-    data: Path,
-    suffixes: tuple[str, ...],
-    *,
-    train: tuple[str, ...] = ("train",),
-    dev: tuple[str, ...] = ("dev", "validation"),
-) -> tuple[Path, Path | None]:
-    """The training file and, from a folder that has one, the dev file.
-
-    A table in several files, ``train-00000-of-00002.parquet`` and so on, is named by the pattern
-    ``train-*-of-00002.parquet``; see `shards`.
-
-    Args:
-        data: a file to train on, or a folder with a file ``train`` and maybe one for dev.
-        suffixes: that the files may have.
-        train, dev: names that the files may have, before their suffix.
-
-    Raises:
-        TaskError: there is no such file, or several; or a part of a table is missing.
-    """
-    formats = ", ".join(suffixes)
-    if not data.is_dir():
-        if not data.exists():
-            raise TaskError(f"there is no file or folder {data}; give the data to train on.")
-        check_format(data, suffixes)
-        return data, None
-    try:
-        paths = sorted(data.iterdir())
-    except OSError as error:
-        raise TaskError(f"{data}: {error.strerror}; give a folder that can be read.") from error
-    known = [path for path in paths if suffix_of(path) in suffixes and path.is_file()]
-    known = list(dict.fromkeys(map(_pattern, known)))
-    found = [[path for path in known if _part(path) in names] for names in (train, dev)]
-    for part in found:
-        if len(part) > 1:
-            names = " and ".join(path.name for path in part)
-            raise TaskError(f"{data}: {names} are the same part of the data; keep one of them.")
-    if not found[0] and (data / "data").is_dir():  # as sets on the hub have it
-        return parts(data / "data", suffixes, train=train, dev=dev)
-    if not found[0]:
-        there = found_in(data)
-        raise TaskError(f"{data} has no file train with a suffix of {formats}; found was {there}.")
-    for path in (found[0][0], *found[1]):
-        shards(path)
-    return found[0][0], found[1][0] if found[1] else None
-
-
-def check_format(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Raise TaskError unless a file's suffix is one of those; says what to do with it."""
-    suffix = suffix_of(path)
-    if suffix in suffixes:
-        return
-    if suffix in _SHEETS:
-        raise TaskError(
-            f"{path} is a spreadsheet, which is not read; save the sheet as CSV UTF-8, and give "
-            "that."
-        )
-    if suffix in _ARCHIVES:
-        raise TaskError(f"{path} is packed; unpack it (gzip's .gz is read as it is).")
-    if suffix in (".arrow", ".feather"):
-        raise TaskError(
-            f"{path} is an Arrow file; give the folder that save_to_disk wrote, or write it as "
-            "Parquet."
-        )
-    raise TaskError(
-        f"{path}: suffix {path.suffix!r} names no format known; give one of {', '.join(suffixes)}."
-    )
-
-
-_SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(?=\.)")
-
-
-def _pattern(path: Path) -> Path:
-    """A file, or of a part of a table the pattern of all its files."""
-    return path.with_name(_SHARD.sub(r"\1-*-of-\2", path.name))
-
-
-def _part(path: Path) -> str:
-    """The name of a part of the data, as `train` is that of train-*-of-00002.parquet."""
-    return re.sub(r"-\*-of-\d+$", "", stem_of(path))
-
-
-def shards(path: Path) -> list[Path]:
-    """The files of a table: itself, or those of the pattern that `parts` gave.
-
-    Raises:
-        TaskError: some are missing.
-    """
-    pattern = re.search(r"-\*-of-(\d{5})\.", path.name)
-    if pattern is None:
-        return [path]
-    total = int(pattern[1])
-    names = [path.name.replace("*", f"{number:05}", 1) for number in range(total)]
-    files = [path.with_name(name) for name in names]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise TaskError(
-            f"{path.parent}: of the {total} files of {_part(path)}, {len(missing)} are missing, "
-            f"such as {missing[0]}; get them too."
-        )
-    return files
-
-
-def found_in(folder: Path) -> str:
-    """What lies in a folder, for an error; folders with a stroke."""
-    names = (path.name + "/" * path.is_dir() for path in folder.iterdir())
-    return ", ".join(sorted(names)) or "nothing"
 
 
 def check_columns(

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import load_dataset
 
 from prunella.tasks.base import TaskError
-from prunella.tasks.reading import found_in
+from prunella.tasks.parts import found_in
 
 # The hub's own copy, in Parquet, of sets that were published as scripts, which are not run.
 PARQUET = "refs/convert/parquet"
@@ -33,6 +33,11 @@ def from_hub(task: str, files: str, path: str, *configuration: str, **settings: 
             f"{task}: cannot read {path} from the hub ({error}); download {files} and give their "
             "folder by --data DIR."
         ) from error
+
+
+def first_of(folder: Path, names: Iterable[str]) -> Path | None:
+    """The first of some files, or folders, that is there."""
+    return next((folder / name for name in names if (folder / name).exists()), None)
 
 
 def from_folder(

@@ -19,9 +19,10 @@ from datasets import Dataset, Features, List, Value
 from prunella.tasks.base import Splits, TaskError
 from prunella.tasks.extraction import Extraction
 from prunella.tasks.form import PLAIN, Form
+from prunella.tasks.parts import labelled
 from prunella.tasks.reading import decode
 from prunella.tasks.rejects import SKIP, Rejects
-from prunella.tasks.sources import from_folder, from_hub
+from prunella.tasks.sources import first_of, from_folder, from_hub
 
 Row = dict[str, Any]
 
@@ -37,22 +38,39 @@ FILES = "SQuAD's JSON files"
 logger = logging.getLogger("prunella")
 
 
-def _load(name: str, hub: str, version: str, folder: Path | None, form: Form = PLAIN) -> Splits:
-    """Read the training and development parts, from the hub if no folder is given."""
+def _load(
+    name: str,
+    hub: str,
+    version: str,
+    folder: Path | None,
+    form: Form = PLAIN,
+    test: Path | None = None,
+) -> Splits:
+    """Read the parts of a set, from the hub if no folder is given."""
+    dataset = partial(Dataset.from_list, features=FEATURES)
+
+    def judged(file: Path) -> Dataset:
+        return dataset(_read(file, name, version, form))
+
     if folder is None:
         hub_parts = from_hub(name, FILES, hub)
         parts = (hub_parts[split] for split in ("train", "validation"))
         train, dev = (part.select_columns(list(FEATURES)) for part in parts)
-        return Splits(train, {"dev": dev})
+        return Splits(train, {"dev": dev}, labelled(test, judged, asked=True))
     train_file, dev_file = (_find(name, folder, part, version) for part in ("train", "dev"))
     rows = _in_place(train_file, _read(train_file, name, version, form), form.skip)
-    dataset = partial(Dataset.from_list, features=FEATURES)
-    return Splits(dataset(rows), {"dev": dataset(_read(dev_file, name, version, form))})
+    there = first_of(folder, _names("test", version)) if test is None else test
+    tested = labelled(there, judged, asked=test is not None)
+    return Splits(dataset(rows), {"dev": judged(dev_file)}, tested)
+
+
+def _names(part: str, version: str) -> tuple[str, str]:
+    return f"{part}-v{version}.json", f"{part}.json"
 
 
 def _find(name: str, folder: Path, part: str, version: str) -> Path:
     """The file of a part, by SQuAD's name for it or the plain one."""
-    names = (f"{part}-v{version}.json", f"{part}.json")
+    names = _names(part, version)
     there = [file for file in names if (folder / file).is_file()]
     if len(there) > 1:
         raise TaskError(

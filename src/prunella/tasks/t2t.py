@@ -11,6 +11,7 @@ from prunella.tasks.form import PLAIN, Form
 from prunella.tasks.generation import ROW, Generation, grouped
 from prunella.tasks.holdout import with_dev
 from prunella.tasks.own import Source, own
+from prunella.tasks.parts import labelled
 from prunella.tasks.rejects import Rejects
 from prunella.tasks.streaming import no_text, streamed
 
@@ -24,6 +25,7 @@ def text2text(
     target: str = "target",
     streaming: bool = False,
     form: Form = PLAIN,
+    test: Path | None = None,
 ) -> Generation:
     """Make a task of the user's own sources and targets, which are read at once.
 
@@ -39,6 +41,7 @@ def text2text(
         streaming: Read the training part as it is needed: then there must be a dev part, and every
             row is one source with one target, in columns of their own.
         form: How files are written.
+        test: A file for test, instead of what the data has.
 
     Returns:
         A task whose `load` returns the rows read here, whatever it is given. It is scored by
@@ -51,14 +54,15 @@ def text2text(
     if source == target:
         raise TaskError(f"column {source!r} is named for source and target; give each its own.")
     columns = (source, target)
-    train_part, dev_part = own(data, form, streaming=streaming)
+    train_part, dev_part, test_part = own(data, form, test=test, streaming=streaming)
     dev = None if dev_part is None else _rows(dev_part, columns, form)
+    tested = labelled(test_part, lambda part: _rows(part, columns, form), asked=test is not None)
     if not streaming:
-        splits = with_dev(_rows(train_part, columns, form), dev, Path(data))
+        splits = with_dev(_rows(train_part, columns, form), dev, Path(data), test=tested)
     elif dev is None:
         raise TaskError(f"{data}: a stream has no end to cut a dev set off; give a dev part.")
     else:
-        splits = Splits(_stream(train_part, columns, form), {"dev": dev})
+        splits = Splits(_stream(train_part, columns, form), {"dev": dev}, tested)
     return Generation("text2text", load=lambda _: splits, measures=MEASURES)
 
 

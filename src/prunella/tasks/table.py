@@ -20,7 +20,8 @@ from prunella.tasks.form import PLAIN, Form, comma
 from prunella.tasks.holdout import with_dev
 from prunella.tasks.multilabel import Multilabel
 from prunella.tasks.own import TEXTS, File, Source, own
-from prunella.tasks.reading import READERS, check_format
+from prunella.tasks.parts import check_format, labelled
+from prunella.tasks.reading import READERS
 from prunella.tasks.rejects import Rejects
 from prunella.tasks.text import suffix_of
 
@@ -63,6 +64,7 @@ def table(
     separator: str | None = None,
     positive: str | None = None,
     form: Form = PLAIN,
+    test: Path | None = None,
 ) -> Classification | Multilabel:
     """Make a task of the user's own table, which is read at once.
 
@@ -82,6 +84,7 @@ def table(
             none.
         positive: Of two classes the one that `f1` is of; by default the second.
         form: How files are written.
+        test: A file for test, instead of what the data has.
 
     Returns:
         A task whose `load` returns the rows read here, whatever it is given.
@@ -101,7 +104,7 @@ def table(
         "multilabel": partial(_several, label, separator),
     }
     read = readers[kind]
-    train, dev = own(data, form)
+    train, dev, tested = own(data, form, test=test)
     rejects = Rejects(str(train), skip=form.skip, at_once=False)
     rows = _rows(train, columns, read, rejects)
     rejects.settle(len(rows))
@@ -109,15 +112,21 @@ def table(
         raise TaskError(f"{train}: no rows; the file must hold at least one.")
     _warn_of_contradictions(train, rows)
     names = _names(kind, train, label, rows, form, positive)
-    sets = [_dataset(rows, names, form, None)]
-    if dev is not None:
-        rejects = Rejects(str(dev), skip=form.skip, at_once=False)
-        rows = _rows(dev, columns, read, rejects)
-        sets.append(_dataset(rows, names, form, rejects))
-        rejects.settle(len(sets[1]))
-        if not len(sets[1]):
-            raise TaskError(f"{dev}: no rows; the file must hold at least one.")
-    splits = with_dev(sets[0], sets[1] if dev is not None else None, Path(str(train)))
+
+    def judged(part: Source) -> Dataset:
+        rejects = Rejects(str(part), skip=form.skip, at_once=False)
+        found = _dataset(_rows(part, columns, read, rejects), names, form, rejects)
+        rejects.settle(len(found))
+        if not len(found):
+            raise TaskError(f"{part}: no rows; the file must hold at least one.")
+        return found
+
+    splits = with_dev(
+        _dataset(rows, names, form, None),
+        None if dev is None else judged(dev),
+        Path(str(train)),
+        test=labelled(tested, judged, asked=test is not None),
+    )
     if kind == "multilabel":
         assert names is not None
         return Multilabel(kind, load=lambda _: splits, labels=names, pair=pair is not None)

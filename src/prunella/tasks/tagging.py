@@ -41,15 +41,15 @@ from prunella.tasks.base import (
 from prunella.tasks.conll import OTHER_COLUMN, Scheme, Sentence, in_iob2, scheme_of, sentences
 from prunella.tasks.form import PLAIN, Form
 from prunella.tasks.holdout import with_dev
-from prunella.tasks.own import File, Source, own
+from prunella.tasks.own import File, Parts, Source, named_test, own
+from prunella.tasks.parts import labelled
 from prunella.tasks.rejects import Rejects
-from prunella.tasks.sources import PARQUET, from_folder, from_hub
+from prunella.tasks.sources import PARQUET, first_of, from_folder, from_hub
 from prunella.tasks.text import suffix_of
 
 SUFFIXES = (".conll", ".conllu", ".txt", ".tsv", ".bio", ".iob", ".iob2", ".bioes", ".iobes")
 _TABLES = (".jsonl", ".json", ".parquet")
 WORDS, TAGS = ("tokens", "words"), ("ner_tags", "tags", "labels")
-DEV_NAMES = ("dev", "valid", "validation", "testa")
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,7 @@ def columns(
     tag: int | str | None = None,
     scheme: Scheme | None = None,
     form: Form = PLAIN,
+    test: Path | None = None,
 ) -> Tagging:
     """Make a task of the user's own files, which are read at once.
 
@@ -186,15 +187,16 @@ def columns(
     training part, in order of name.
 
     Args:
-        data: The training file; or a folder that holds `train` and maybe one of `dev`, `valid`,
-            `validation` and `testa`, each with a suffix of `SUFFIXES` or of a table; a saved set or
-            one on the hub (see `own.own`). Without a dev part a tenth of the training sentences, at
-            most 1000, becomes the dev set: always the same ones.
+        data: The training file; or a folder of files for train, dev and test, each with a suffix of
+            `SUFFIXES` or of a table; a saved set or one on the hub (see `own.own`). Without a dev
+            part a tenth of the training sentences, at most 1000, becomes the dev set: always the
+            same ones.
         word: The number of the words' column, the first is 0, negative ones count from the last; by
             default 0. In tables its name, by default `tokens` or `words`.
         tag: That of the tags'; by default -1. In tables by default `ner_tags`, `tags` or `labels`.
         scheme: Of the tags, in both parts; None tells it from the training part.
         form: How files are written.
+        test: A file for test, instead of what the data has.
 
     Returns:
         A task whose `load` returns the sentences read here, whatever it is given.
@@ -203,23 +205,31 @@ def columns(
         TaskError: The data is not there or cannot be read, a tag does not fit the scheme, or the
             dev part has a type of entity that the training part has not, which has at least one.
     """
-    path = Path(data)
+    path, suffixes = Path(data), (*SUFFIXES, *_TABLES)
     if path.is_file() and suffix_of(path) not in _TABLES:
-        parts: tuple[Source, Source | None] = (File(path, form), None)
+        parts = Parts(File(path, form))
+        if test is not None:
+            parts = parts._replace(test=named_test(test, form, suffixes))
     else:
-        parts = own(data, form, suffixes=(*SUFFIXES, *_TABLES), dev=DEV_NAMES)
-    train_part, dev_part = parts
+        parts = own(data, form, suffixes=suffixes, test=test)
+    train_part, dev_part, test_part = parts
     read = _sentences(train_part, word, tag, form)
     scheme = scheme or scheme_of(read)
     read = in_iob2(str(train_part), read, scheme, skip=form.skip)
     labels = _labels(sorted({label[2:] for sentence in read for label in sentence.tags} - {""}))
     if len(labels) == 1:
         raise TaskError(f"{train_part}: every tag is O; {OTHER_COLUMN}.")
-    train, dev = _dataset(str(train_part), read, labels), None
-    if dev_part is not None:
-        read = in_iob2(str(dev_part), _sentences(dev_part, word, tag, form), scheme, skip=form.skip)
-        dev = _dataset(str(dev_part), read, labels, skip=form.skip)
-    splits = with_dev(train, dev, Path(str(train_part)))
+
+    def judged(part: Source) -> Dataset:
+        found = in_iob2(str(part), _sentences(part, word, tag, form), scheme, skip=form.skip)
+        return _dataset(str(part), found, labels, skip=form.skip)
+
+    splits = with_dev(
+        _dataset(str(train_part), read, labels),
+        None if dev_part is None else judged(dev_part),
+        Path(str(train_part)),
+        test=labelled(test_part, judged, asked=test is not None),
+    )
     return Tagging("ner/columns", load=lambda _: splits, labels=labels)
 
 
@@ -333,6 +343,7 @@ class _Set:
     name: str
     types: tuple[str, ...]
     files: tuple[tuple[str, str], ...]  # names of train and dev, and others that they go by
+    tests: tuple[str, ...]  # names of test
     hub: str
 
 
@@ -342,6 +353,7 @@ _SETS = (
         "ner/conll2003",
         types=("PER", "ORG", "LOC", "MISC"),
         files=(("eng.train", "eng.testa"), ("train.txt", "valid.txt")),
+        tests=("eng.testb", "test.txt"),
         hub="eriktks/conll2003",
     ),
     # Derczynski et al. 2017 (https://aclanthology.org/W17-4418): in IOB2, but for a few slips.
@@ -349,21 +361,27 @@ _SETS = (
         "ner/wnut17",
         types=("corporation", "creative-work", "group", "location", "person", "product"),
         files=(("wnut17train.conll", "emerging.dev.conll"),),
+        tests=("emerging.test.annotated",),
         hub="leondz/wnut_17",
     ),
 )
 
 
-def _load(spec: _Set, folder: Path | None, form: Form = PLAIN) -> Splits:
-    """Read the training and development parts, from the hub if no folder is given."""
-    train, dev = _from_hub(spec) if folder is None else _from_folder(spec, folder, form)
-    return Splits(train, {"dev": dev})
+def _load(spec: _Set, folder: Path | None, form: Form = PLAIN, test: Path | None = None) -> Splits:
+    """Read the parts of a set, from the hub if no folder is given."""
+    read = partial(_read, spec, form)
+    if folder is None:
+        train, dev, tested = _from_hub(spec)
+        return Splits(train, {"dev": dev}, tested if test is None else read(test))
+    train, dev = map(read, from_folder(spec.name, _needed(spec), folder, spec.files))
+    there = first_of(folder, spec.tests) if test is None else test
+    return Splits(train, {"dev": dev}, labelled(there, read, asked=test is not None))
 
 
 def _from_hub(spec: _Set) -> list[Dataset]:
     hub = from_hub(spec.name, _needed(spec), spec.hub, revision=PARQUET)
     read = []
-    for split in ("train", "validation"):
+    for split in ("train", "validation", "test"):
         names = hub[split].features["ner_tags"].feature.names
         rows = zip(hub[split]["tokens"], hub[split]["ner_tags"], strict=True)
         found = [
@@ -375,13 +393,9 @@ def _from_hub(spec: _Set) -> list[Dataset]:
     return read
 
 
-def _from_folder(spec: _Set, folder: Path, form: Form) -> list[Dataset]:
-    labels, read = _labels(spec.types), []
-    for file in from_folder(spec.name, _needed(spec), folder, spec.files):
-        found = sentences(file, word=0, tag=-1, form=form)
-        found = in_iob2(file, found, "iob1", skip=form.skip)
-        read.append(_dataset(file, found, labels, skip=form.skip))
-    return read
+def _read(spec: _Set, form: Form, file: Path) -> Dataset:
+    found = in_iob2(file, sentences(file, word=0, tag=-1, form=form), "iob1", skip=form.skip)
+    return _dataset(file, found, _labels(spec.types), skip=form.skip)
 
 
 def _needed(spec: _Set) -> str:
