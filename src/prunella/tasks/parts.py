@@ -180,5 +180,6 @@ def labelled(
     except TaskError as error:
         if asked:
             raise
-        logger.warning("%s is not evaluated, for it cannot be read with labels: %s", source, error)
+        reason = str(error).removeprefix(f"{source}: ")
+        logger.warning("%s is not evaluated, for it cannot be read with labels: %s", source, reason)
         return None
