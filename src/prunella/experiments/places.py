@@ -33,6 +33,9 @@ def locate(name: str, flag: str = "--model") -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
+            from prunella.runtime.forms import refuse  # which needs torch, but can say more
+
+            refuse(path, pickled=True)
             raise UsageError(
                 f"{flag} {name}: the model folder holds no checkpoint: config.json is missing; "
                 "give a folder that prunella.save or save_pretrained wrote"

@@ -25,13 +25,22 @@ from prunella.runtime import files
 from prunella.runtime.encoder import fuse
 from prunella.runtime.engine import variant
 from prunella.runtime.folder import (
+    WEIGHTS,
+    check_config,
+    described,
+    fetched,
+    needs_decoding,
+    opened,
+)
+from prunella.runtime.forms import (
+    CODINGS,
     CONFIG,
     DENSE,
     ONNX,
     PICKLED,
-    WEIGHTS,
-    described,
-    opened,
+    check_coding,
+    is_coded,
+    refuse,
 )
 from prunella.runtime.linear import WORTH, places, replace, sparsify
 from prunella.sharding import nonzeros
@@ -42,7 +51,7 @@ Engine = Literal["sparse", "dense"]
 Format = Literal["sparse", "dense", "onnx"]
 
 # Options of from_pretrained that are of the loading, and not of the config.
-_LOADING = ("dtype", "ignore_mismatched_sizes", "output_loading_info")
+_LOADING = ("dtype", "ignore_mismatched_sizes", "output_loading_info", "key_mapping")
 
 
 def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Count:
@@ -118,7 +127,7 @@ def load(folder: str | Path, engine: Engine = "sparse", trust_remote_code: bool 
 
 
 def from_pretrained(architecture: Any, source: str | Path, **options: Any) -> Any:
-    """Transformers' ``from_pretrained`` of a model class, which reads the sparse form as well.
+    """Transformers' ``from_pretrained`` of a model class, which reads sparse forms as well.
 
     Args:
         architecture: the class, such as ``AutoModelForSequenceClassification``.
@@ -126,25 +135,48 @@ def from_pretrained(architecture: Any, source: str | Path, **options: Any) -> An
         options: as Transformers takes them.
 
     Raises:
-        UsageError: the sparse file is damaged.
+        UsageError: the weights are damaged, or in a form that is not read.
     """
-    path = Path(source) / files.FILE
-    if not path.is_file():
+    folder = _decoded(source)
+    if folder is None:
         return architecture.from_pretrained(source, **options)
     from transformers import AutoConfig
 
     loading = {n: options.pop(n) for n in list(options) if n in _LOADING}
     trusted = options.pop("trust_remote_code", False)
-    config = AutoConfig.from_pretrained(source, trust_remote_code=trusted, **options)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted, **options)
+    for key in CODINGS:
+        vars(config).pop(key, None)
     if hasattr(architecture, "from_config"):  # only a model's own class takes given tensors
         with torch.device("meta"):
             architecture = type(architecture.from_config(config, trust_remote_code=trusted))
-    state = {n: decode(t) if isinstance(t, Coded) else t for n, t in files.read(path)}
+    state = {n: decode(t) if isinstance(t, Coded) else t for n, t in opened(folder)[1]}
     loaded = architecture.from_pretrained(None, config=config, state_dict=state, **loading)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     model.config.name_or_path = str(source)
-    _generation(model, Path(source))
+    _generation(model, folder)
     return loaded
+
+
+def _decoded(source: str | Path) -> Path | None:
+    """The folder of a checkpoint that Transformers does not read by itself; None where it does.
+
+    Raises:
+        UsageError: nor do we.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        refuse(folder, pickled=True)
+        return folder if needs_decoding(folder) else None
+    from transformers import PreTrainedConfig
+    from transformers.utils import cached_file
+
+    config, _ = PreTrainedConfig.get_config_dict(str(source))
+    check_coding(source, config)
+    quietly = {"_raise_exceptions_for_missing_entries": False}
+    if is_coded(config) or cached_file(str(source), files.FILE, **quietly) is not None:
+        return fetched(source)
+    return None
 
 
 def export(source: str | Path, target: str | Path, format: Format) -> None:
@@ -165,8 +197,7 @@ def export(source: str | Path, target: str | Path, format: Format) -> None:
         raise UsageError(f"format is {format!r}; it must be one of {', '.join(get_args(Format))}")
     if target.resolve() == source.resolve():
         raise UsageError(f"{target} would be written over itself; export to another folder")
-    if not (source / CONFIG).is_file():
-        raise UsageError(f"{source} has no {CONFIG}; give a Transformers checkpoint folder")
+    check_config(source)
     _, stored = opened(source)
     with _aside(target) as aside:
         if format == "onnx":

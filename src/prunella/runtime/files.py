@@ -78,6 +78,13 @@ class Sizes:
     ideal: float
     bound: float
 
+    @classmethod
+    def of(cls, count: int, kept: int, bits: int) -> Sizes:
+        """Of so many weights of so many bits, of which some are kept."""
+        taken = -(-count // 8) + kept * bits // 8
+        ideal, bound = ideal_bytes(count, kept, bits), bound_bytes(count, kept, bits)
+        return cls(count, kept, taken, ideal, bound)
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -175,13 +182,7 @@ def sizes(path: Path) -> dict[str, Sizes]:
             if entry.coded:
                 count, bits = math.prod(entry.shape), 8 * DTYPES[entry.dtype].itemsize
                 (kept,) = file.get_slice(f"{name}.values").get_shape()
-                found[name] = Sizes(
-                    count=count,
-                    kept=kept,
-                    bytes=-(-count // 8) + kept * bits // 8,
-                    ideal=ideal_bytes(count, kept, bits),
-                    bound=bound_bytes(count, kept, bits),
-                )
+                found[name] = Sizes.of(count, kept, bits)
     return found
 
 

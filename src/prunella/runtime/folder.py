@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,36 @@ from torch import Tensor, nn
 from prunella.bitmask import Coded, decode
 from prunella.errors import UsageError
 from prunella.prunable import find_prunable, named_parameters, unwrap
+from prunella.runtime import compressed
 from prunella.runtime.conversion import Conversions
 from prunella.runtime.files import FILE, read
+from prunella.runtime.forms import (
+    CODINGS,
+    CONFIG,
+    DENSE,
+    INDEX,
+    ONNX,
+    PICKLED,
+    SHARDS,
+    check_coding,
+    is_coded,
+    refuse,
+    settings,
+)
 
-CONFIG = "config.json"
-DENSE = "model.safetensors"
-INDEX = "model.safetensors.index.json"  # in which of several files each tensor is
-ONNX = "model.onnx"
-PICKLED = ("pytorch_model*.bin*", "*.pt", "*.pth", "*.ckpt")
 # Forms of a model's weights, as patterns: one replaces the others.
-WEIGHTS = (FILE, DENSE, INDEX, "model-*-of-*.safetensors", ONNX, "pytorch_model*.bin*")
+WEIGHTS = (FILE, DENSE, INDEX, SHARDS, ONNX, "pytorch_model*.bin*")
 # What is needed of a model on the hub to know its weights.
-_FETCHED = (CONFIG, FILE, DENSE, INDEX, "model-*-of-*.safetensors")
+_FETCHED = (CONFIG, "generation_config.json", FILE, DENSE, INDEX, SHARDS)
+# What of it is no use beside them.
+_LEFT = (*PICKLED, "*.h5", "*.msgpack", "*.ot", "*.gguf", "*.onnx", "onnx/*", "openvino/*")
 
 
-def fetched(source: str | Path) -> Path:
+def fetched(source: str | Path, whole: bool = False) -> Path:
     """A checkpoint folder as given, or the hub's model of that name: its config and weights.
+
+    Args:
+        whole: whether what lies beside the weights is wanted too, such as a tokenizer.
 
     Raises:
         UsageError: it is neither, or the hub cannot be reached and holds nothing in the cache.
@@ -38,8 +53,11 @@ def fetched(source: str | Path) -> Path:
         return Path(source)
     from huggingface_hub import snapshot_download
 
+    wanted: dict[str, Any] = (
+        {"ignore_patterns": list(_LEFT)} if whole else {"allow_patterns": list(_FETCHED)}
+    )
     try:
-        return Path(snapshot_download(str(source), allow_patterns=list(_FETCHED)))
+        return Path(snapshot_download(str(source), **wanted))
     except Exception as error:  # of its own, of its HTTP library, of the disk
         raise UsageError(
             f"there is no folder {source}, nor can it be had from the hub ({first_sentence(error)})"
@@ -48,19 +66,19 @@ def fetched(source: str | Path) -> Path:
 
 
 def described(folder: Path, trusted: bool = False) -> tuple[Any, Any]:
-    """Config and class of the model in a folder.
+    """Config and class of the model in a folder; of how weights are coded the config says nothing.
 
     Args:
         trusted: whether code that comes with it may be run.
 
     Raises:
-        UsageError: there is no config, or Transformers does not know the model.
+        UsageError: there is no config, Transformers does not know the model, or it comes with code
+            of its own.
     """
     # Imported here, so that a wrong folder need not wait for it.
     import transformers
 
-    if not (folder / CONFIG).is_file():
-        raise UsageError(f"{folder} has no {CONFIG}; give a Transformers checkpoint folder")
+    check_config(folder)
     try:
         # Code that comes with a checkpoint is not run unasked.
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
@@ -77,6 +95,8 @@ def described(folder: Path, trusted: bool = False) -> tuple[Any, Any]:
             f"{folder / CONFIG} names the architecture {names[0]!r}, which this version of "
             "Transformers does not have; save the model with save_pretrained, or update it"
         )
+    for key in CODINGS:
+        vars(config).pop(key, None)
     return config, known
 
 
@@ -102,6 +122,13 @@ def _refuse_code(folder: Path, trusted: bool) -> None:
             f"the model in {folder} needs code that comes with it ({code}), and such code is not "
             "run unasked; read it, then give trust_remote_code=True to prunella.load"
         )
+
+
+def check_config(folder: Path) -> None:
+    """Raise UsageError where a folder has no config, or holds its weights in a form not read."""
+    refuse(folder)
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder} has no {CONFIG}; give a Transformers checkpoint folder")
 
 
 def first_sentence(error: Exception) -> str:
@@ -201,38 +228,58 @@ def masks_from(
 def opened(folder: Path) -> tuple[list[Path], Iterator[tuple[str, Tensor | Coded]]]:
     """The files with weights, and the tensors in them, one at a time.
 
+    Those that compressed-tensors has coded as bits and values (its ``sparse-bitmask``) come coded.
+
     Raises:
-        UsageError: there are none, or two forms of them; they are pickled, or damaged.
+        UsageError: there are none, or two forms of them; they are in a form that is not read, or
+            damaged.
     """
     forms = [name for name in (FILE, DENSE, INDEX) if (folder / name).is_file()]
     if FILE in forms[:1] and len(forms) > 1:
         raise UsageError(
             f"{folder} holds {forms[0]} and {forms[1]}, which may be two models; remove one"
         )
-    if (folder / FILE).is_file():
-        return [folder / FILE], read(folder / FILE)
-    if (folder / DENSE).is_file():
-        return [folder / DENSE], _dense(folder / DENSE, None)
-    if (folder / INDEX).is_file():
-        files = shards(folder / INDEX)
-        return list(files), (pair for file in files.items() for pair in _dense(*file))
-    pickled = [path.name for pattern in PICKLED for path in sorted(folder.glob(pattern))]
-    if pickled:
+    if FILE not in forms:
+        check_coding(folder, settings(folder), stored_names(folder))
+    if not forms:
+        refuse(folder)
         raise UsageError(
-            f"the weights in {folder} are pickled ({pickled[0]}), and such a file can run any "
-            "code; convert it to safetensors, as by from_pretrained and save_pretrained"
+            f"the folder {folder} has no weights, for {FILE}, {DENSE} and {INDEX} are missing; "
+            "give a whole checkpoint"
         )
-    raise UsageError(
-        f"the folder {folder} has no weights, for {FILE}, {DENSE} and {INDEX} are missing; give a "
-        "whole checkpoint"
-    )
+    if forms[0] == FILE:
+        return [folder / FILE], read(folder / FILE)
+    files = shards(folder / INDEX) if forms[0] == INDEX else {folder / DENSE: None}
+    return list(files), _tensors(files)
+
+
+def needs_decoding(folder: Path) -> bool:
+    """Whether Transformers alone cannot read a folder's weights, and ``opened`` may."""
+    if (folder / FILE).is_file() or is_coded(settings(folder)):
+        return True
+    return any(name.endswith(".bitmask") for name in stored_names(folder))
+
+
+def stored_names(folder: Path) -> list[str]:
+    """Names of what a folder's safetensors files hold, none of it read; none where there are none.
+
+    Raises:
+        UsageError: a file is damaged or missing.
+    """
+    if (folder / DENSE).is_file():
+        with _reading(folder / DENSE), safe_open(folder / DENSE, "pt") as file:
+            return list(file.keys())
+    if (folder / INDEX).is_file():
+        return [name for names in shards(folder / INDEX).values() for name in names]
+    return []
 
 
 def shards(index: Path) -> dict[Path, list[str]]:
     """The files that an index names, and which tensors each is to hold.
 
     Raises:
-        UsageError: it is damaged, or names other files than safetensors beside it.
+        UsageError: it is damaged, names other files than safetensors beside it, or some of these
+            are missing.
     """
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -243,15 +290,46 @@ def shards(index: Path) -> dict[Path, list[str]]:
             shards.setdefault(index.with_name(file), []).append(name)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{index} is damaged ({error!r}); save the model again") from error
+    missing = [path.name for path in shards if not path.is_file()]
+    if missing:
+        raise UsageError(
+            f"{index.parent} lacks {missing[0]}, and {len(missing)} of its {len(shards)} files of "
+            "weights in all; fetch what is missing"
+        )
     return shards
 
 
-def _dense(path: Path, names: list[str] | None) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a file as they are: those named, or all."""
+def _tensors(
+    files: Mapping[Path, list[str]] | Mapping[Path, None],
+) -> Iterator[tuple[str, Tensor | Coded]]:
+    """Tensors of safetensors files: those named, or all; the parts of a coded one together."""
+    with ExitStack() as stack:
+        places: dict[str, tuple[Path, Any]] = {}
+        for path, names in files.items():
+            with _reading(path):
+                file = stack.enter_context(safe_open(path, "pt"))
+                places |= dict.fromkeys(file.keys() if names is None else names, (path, file))
+        coded = {name.removesuffix(".bitmask") for name in places if name.endswith(".bitmask")}
+
+        def get(name: str) -> Tensor:
+            path, file = places.get(name, (next(iter(files)), None))
+            if file is None:
+                raise UsageError(f"{path} is damaged, for it lacks {name}; fetch the file anew")
+            with _reading(path):
+                return file.get_tensor(name)
+
+        for name in places:
+            module, _, part = name.rpartition(".")
+            if module not in coded or part not in compressed.PARTS:
+                yield name, get(name)
+            elif part == "bitmask":
+                yield f"{module}.weight", compressed.coded(module, get)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, "pt") as file:
-            for name in file.keys() if names is None else names:
-                yield name, file.get_tensor(name)
+        yield
     except (SafetensorError, OSError, RuntimeError) as error:  # torch lacks some dtypes
         raise UsageError(
             f"{path} cannot be read ({error}); save the model again, or fetch the file anew"

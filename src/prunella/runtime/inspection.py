@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,17 @@ from prunella.bitmask import Coded, decode
 from prunella.errors import UsageError
 from prunella.figures import percent
 from prunella.prunable import SCOPES, Count, Scopes, find_prunable
-from prunella.runtime.files import FILE, Sizes, sizes
-from prunella.runtime.folder import CONFIG, Names, described, fetched, first_sentence, opened
+from prunella.runtime.files import FILE, Sizes
+from prunella.runtime.folder import (
+    CONFIG,
+    Names,
+    check_config,
+    described,
+    fetched,
+    first_sentence,
+    opened,
+)
+from prunella.runtime.forms import BITMASK
 from prunella.summary import LeftDense, left_dense, told
 
 
@@ -54,13 +63,14 @@ class Inspection:
 
     Attributes:
         folder: where.
-        form: ``sparse``, of Prunella, or ``dense``.
+        form: ``sparse``, of Prunella, ``sparse-bitmask of compressed-tensors``, or ``dense``.
         architecture: the model's class in Transformers; None where it cannot be built.
         bytes: of all files with weights.
         matrices: its floating tensors of two sides and more.
         scopes: counts in ``prunable``, ``backbone`` and ``model`` (see ``Scopes``), every
             parameter once; where the model cannot be built only ``model``, everything in the file.
-        coded: what the coded matrices of the sparse form take together; None in a dense one.
+        coded: what the coded matrices of a sparse form take together, in bits and values; None in
+            a dense one.
         note: what the counts leave out, and why; empty where nothing.
         left_dense: what a pruner leaves dense; empty where the model cannot be built.
     """
@@ -108,15 +118,16 @@ def inspect(
             or pickled; or a pattern matches nothing in the model.
     """
     folder = fetched(source)
-    _check_config(folder / CONFIG)
+    _check_config(folder)
     paths, tensors = opened(folder)
     names: Names | None = None
     left: tuple[LeftDense, ...] = ()
+    coded: list[Sizes] = []
     try:
         names = Names(_build(folder))
     except UsageError as error:
         unknown = error
-    held, parts = _read(tensors, names)
+    held, parts = _read(_noted(tensors, coded), names)
     try:
         if names is None:
             raise unknown
@@ -128,32 +139,29 @@ def inspect(
             raise
         scopes = {"model": _sum(tensor.count for tensor in held.values())}
         note = f"only the whole is counted: {str(error).partition('; ')[0]}"
-    sparse = paths == [folder / FILE]
+    ours = paths == [folder / FILE]
     return Inspection(
         folder=folder,
-        form="sparse" if sparse else "dense",
+        form="sparse" if ours else f"{BITMASK} of compressed-tensors" if coded else "dense",
         architecture=None if names is None else type(names.model).__name__,
         bytes=sum(path.stat().st_size for path in paths),
         matrices=tuple(
             held[name] for name in sorted(held, key=_natural) if len(held[name].shape) > 1
         ),
         scopes=scopes,
-        coded=_total(paths[0]) if sparse else None,
+        coded=_total(coded) if ours or coded else None,
         note=note,
         left_dense=left,
     )
 
 
-def _check_config(path: Path) -> None:
+def _check_config(folder: Path) -> None:
+    """Raise UsageError where a folder has no config, or a damaged one."""
+    check_config(folder)
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"the folder {path.parent} has no {CONFIG}, so it is no checkpoint of Transformers; "
-            "give one that save_pretrained or Prunella wrote"
-        ) from error
+        json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); save it again") from error
+        raise UsageError(f"{folder / CONFIG} cannot be read ({error}); save it again") from error
 
 
 def table(inspection: Inspection) -> Table:
@@ -225,9 +233,19 @@ def _look(name: str, tensor: Tensor | Coded) -> Held | None:
     )
 
 
-def _total(path: Path) -> Sizes:
-    """What the coded matrices of a file take together."""
-    each = sizes(path).values()
+def _noted(
+    tensors: Iterable[tuple[str, Tensor | Coded]], coded: list[Sizes]
+) -> Iterator[tuple[str, Tensor | Coded]]:
+    """The tensors, and beside them what each coded one takes."""
+    for name, tensor in tensors:
+        if isinstance(tensor, Coded):
+            bits = 8 * tensor.values.itemsize
+            coded.append(Sizes.of(tensor.count, tensor.values.numel(), bits))
+        yield name, tensor
+
+
+def _total(each: Sequence[Sizes]) -> Sizes:
+    """What coded matrices take together."""
     return Sizes(
         count=sum(size.count for size in each),
         kept=sum(size.kept for size in each),
