@@ -341,7 +341,7 @@ def test_saving_replaces_what_was_there(bert):
     prunella.save(model, folder)
     assert not (folder / "model.safetensors").exists()
     prunella.export(folder, folder.with_name("there"), "dense")
-    prunella.export(folder, folder.with_name("there"), "sparse")
+    prunella.export(folder, folder.with_name("there"), "sparse", overwrite=True)
     assert [p.name for p in folder.with_name("there").glob("*.safetensors")] == [
         "sparse.safetensors"
     ]
@@ -372,7 +372,7 @@ def test_exports_take_all_other_files_along(bert):
     for old in ("pytorch_model.bin", "model-00001-of-00002.safetensors"):
         (target / old).write_text("of another model")
     for _ in range(2):
-        prunella.export(folder, target, "sparse")
+        prunella.export(folder, target, "sparse", overwrite=True)
         assert {str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()} == {
             "bpe.codes",
             "config.json",

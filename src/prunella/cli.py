@@ -192,7 +192,7 @@ class Info:
     """What a checkpoint holds: sparsity of every matrix, what would be pruned, and three scopes.
 
     Args:
-        model: a folder, of any tool, dense or sparse; or a hub name.
+        model: a folder of any tool, dense or sparse, a hub name or demo; --model MODEL is the same.
         prune: what to prune, as patterns of names; see prunella prune --help.
         include_biases: prune the biases of the pruned layers too.
         include_embeddings: prune look-up tables too.
@@ -208,15 +208,12 @@ class Info:
 
 def info(arguments: Sequence[str]) -> None:
     """Print what a checkpoint holds."""
-    asked = _parse(Info, "info", arguments)
+    asked = _parse(Info, "info", _model_first(arguments))
     _quiet()
     from prunella.runtime import bench, inspection
 
-    where: str | Path = asked.model
-    if asked.model == "demo":
-        where = places.locate(asked.model)
     found = inspection.inspect(
-        where,
+        _located(asked.model),
         parameters=asked.prune or None,
         include_biases=asked.include_biases,
         include_embeddings=asked.include_embeddings,
@@ -231,7 +228,7 @@ class Bench:
     """How fast a checkpoint runs sparse, beside dense, and whether both say the same.
 
     Args:
-        model: a checkpoint folder.
+        model: a checkpoint folder, a hub name or demo; --model MODEL is the same.
         batch: sequences at a time.
         length: tokens of each.
         decode: measure steps that add a token each, so many, to a text of that length.
@@ -240,7 +237,7 @@ class Bench:
         json: write the figures to this file too.
     """
 
-    model: Path
+    model: tyro.conf.Positional[str]
     batch: int = 1
     length: int = 128
     decode: int = 0
@@ -251,11 +248,12 @@ class Bench:
 
 def bench(arguments: Sequence[str]) -> None:
     """Measure a checkpoint and print the figures."""
-    asked = asdict(_parse(Bench, "bench", arguments))
+    asked = asdict(_parse(Bench, "bench", _model_first(arguments)))
     _quiet()
     from prunella.runtime import bench
 
     file = asked.pop("json")
+    asked["model"] = _located(asked["model"])
     result = bench.bench(**asked)
     _console().print(bench.table(result))
     if file is not None:
@@ -264,27 +262,31 @@ def bench(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a checkpoint in another form, its tokenizer along.
+    """Write a checkpoint in another form, with all that lies beside its weights.
 
     Args:
-        source: a checkpoint folder, dense or sparse.
+        model: a checkpoint folder, dense or sparse, a hub name or demo; --model MODEL is the same.
         target: the folder to write.
         format: sparse (small, for prunella.load), dense (Transformers' own) or onnx.
+        overwrite: replace the model and files of the same names in the target folder.
     """
 
-    source: tyro.conf.Positional[Path]
+    model: tyro.conf.Positional[str]
     target: tyro.conf.Positional[Path]
     format: Literal["sparse", "dense", "onnx"] = "sparse"
+    overwrite: bool = False
 
 
 def export(arguments: Sequence[str]) -> None:
     """Export a checkpoint and print what it takes."""
-    asked = _parse(Export, "export", arguments)
+    asked = _parse(Export, "export", _model_first(arguments))
     _quiet()
     from prunella.runtime import checkpoint
+    from prunella.runtime.folder import fetched
 
-    checkpoint.export(asked.source, asked.target, asked.format)
-    before, after = checkpoint.size(asked.source), checkpoint.size(asked.target)
+    source = fetched(_located(asked.model), whole=True)
+    checkpoint.export(source, asked.target, asked.format, overwrite=asked.overwrite)
+    before, after = checkpoint.size(source), checkpoint.size(asked.target)
     _console().print(f"{asked.target}: {after / 1e6:.1f} MB of weights, from {before / 1e6:.1f} MB")
 
 
@@ -301,6 +303,26 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
 def _parse(kind: type[Any], name: str, arguments: Sequence[str]) -> Any:
     config = (tyro.conf.DisallowNone, tyro.conf.UseAppendAction)
     return tyro.cli(kind, args=arguments, prog=f"prunella {name}", config=config)
+
+
+def _model_first(arguments: Sequence[str]) -> list[str]:
+    """Flags in which a model that is named by ``--model`` comes first, as without the flag."""
+    models = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    models.add_argument("--model")
+    try:
+        known, rest = models.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error}; give a checkpoint folder, a hub name or demo") from error
+    return rest if known.model is None else [known.model, *rest]
+
+
+def _located(model: str) -> str:
+    """Where the model of the demonstration is; any other name as it is."""
+    if model != "demo":
+        return model
+    from prunella.experiments.models import locate
+
+    return locate(model)
 
 
 def _console() -> Console:

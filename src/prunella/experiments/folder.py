@@ -13,12 +13,9 @@ from typing import Any
 
 from prunella.errors import UsageError
 from prunella.experiments.config import RunConfig
+from prunella.runfiles import RESULT, YAML
 
-RESULT = "result.json"
-TRACE = "trace.json"
-PREDICTIONS = "predictions.jsonl"
 SETTINGS = "settings.json"
-YAML = "prunella.yaml"
 LOCK = "lock"
 BEGINNING = {LOCK, f"{SETTINGS}.unfinished"}  # all that a run killed at once leaves
 

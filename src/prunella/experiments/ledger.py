@@ -20,9 +20,7 @@ from prunella.errors import UsageError
 from prunella.experiments.folder import (
     BEGINNING,
     LOCK,
-    RESULT,
     SETTINGS,
-    YAML,
     partial,
     read_json,
     write,
@@ -30,10 +28,10 @@ from prunella.experiments.folder import (
 )
 from prunella.experiments.process import now
 from prunella.experiments.sweep import Plan, Planned
+from prunella.runfiles import OF_RUN, RESULT
 
 SCHEMA = 1
 SWEEP, CLAIM = "sweep.json", "sweep.lock"
-EVIDENCE = {RESULT, YAML, "trace.json", "predictions.jsonl", "predictions.jsonl.gz"}
 HEADING = re.compile(r"^### (\S+ \S+), (.*), commit (\S+)$", re.MULTILINE)
 
 Status = Literal["left", "running", "broken off", "done", "failed", "blocked", "foreign"]
@@ -220,7 +218,7 @@ class Ledger:
                     self.folder(run.name).iterdir(), key=lambda p: p.name == "config.json"
                 )
                 for path in paths:
-                    if path.name not in EVIDENCE:
+                    if path.name not in OF_RUN:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def write(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +20,6 @@ from prunella.experiments import promise, training
 from prunella.experiments.config import RunConfig
 from prunella.experiments.environment import environment
 from prunella.experiments.folder import (
-    PREDICTIONS,
-    RESULT,
-    TRACE,
-    YAML,
     find,
     partial,
     place,
@@ -36,7 +31,9 @@ from prunella.experiments.folder import (
 from prunella.experiments.study import LEVELS, MODEL, TRAINING, Study
 from prunella.experiments.whereabouts import Whereabouts, during
 from prunella.hf.checkpoints import latest, put
+from prunella.runfiles import PREDICTIONS, RESULT, TRACE, YAML
 from prunella.runtime import engine
+from prunella.runtime.companions import copy_along, link_or_copy
 
 SCHEMA = 1
 ROUNDING = 1e-6  # metrics are computed in float32
@@ -275,11 +272,7 @@ def _deliver(source: Path, target: Path, form: Literal["sparse", "dense"]) -> No
     if form == "sparse":
         with during("writing the sparse model"):
             return runtime.export(source, target, form)
-    for path in source.iterdir():
-        try:
-            os.link(path, target / path.name)
-        except OSError:
-            shutil.copy(path, target)
+    copy_along(source.iterdir(), target, link_or_copy)
 
 
 def _note(error: BaseException, folder: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
 from prunella.errors import UsageError
+from prunella.runtime.files import sync
 
 MANIFEST = "manifest.json"  # sizes and hashes of a checkpoint's other files
 FORMAT = 1
@@ -20,14 +20,13 @@ def put(new: Path, folder: Path) -> None:
     A process that is killed leaves either the old state or the new one; only where an older folder
     is replaced there is a moment without either, when ``new`` is still there under its own name.
     """
-    for path in (*new.rglob("*"), new):
-        _sync(path)
+    sync(*new.rglob("*"), new)
     old = folder.with_name(f"{folder.name}.replaced")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -81,12 +80,3 @@ def check(checkpoint: Path) -> None:
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Have a file or a folder's entries on disk, not only in the system's memory."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,10 +17,10 @@ from prunella.report import traces
 from prunella.report.metrics import called
 from prunella.report.runs import DENSE, Problem, Run, number, part
 from prunella.report.summands import Summands, summands
+from prunella.runfiles import PACKED, PREDICTIONS, RESULT, TRACE
 
 SCHEMA = 1  # the newest that is read, of results and of traces
-RESULT, TRACE, SWEEP = "result.json", "trace.json", "sweep.json"
-PREDICTIONS = ("predictions.jsonl", "predictions.jsonl.gz")
+SWEEP = "sweep.json"
 ERROR = ".error.json"  # what a sweep keeps of a run that failed
 LEFTOVERS = {
     ".partial": "a run that is in progress, or was broken off",
@@ -280,7 +280,7 @@ def _trace(place: Path, problems: list[Problem]) -> Mapping[str, Any] | None:
 
 def _with_predictions(place: Path, runs: list[Run], problems: list[Problem]) -> list[Run]:
     """The runs, each with what its predictions add to its metric."""
-    path = next((place / name for name in PREDICTIONS if (place / name).is_file()), None)
+    path = next((place / name for name in (PREDICTIONS, PACKED) if (place / name).is_file()), None)
     if path is None:
         return runs
     try:

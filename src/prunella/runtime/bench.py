@@ -18,6 +18,7 @@ from torch import Tensor
 from prunella.errors import UsageError
 from prunella.runtime import engine, files
 from prunella.runtime.checkpoint import load, size
+from prunella.runtime.folder import fetched
 from prunella.runtime.linear import computed_densely, footprint, matrices_of
 
 ROUNDS = 50  # measurements of each model, at most
@@ -40,7 +41,7 @@ def bench(
     Dense is torch at its best: Transformers' default attention (SDPA), inference mode, warmed up.
 
     Args:
-        model: a checkpoint folder.
+        model: a checkpoint folder, or a name on the hub.
         batch: sequences at a time.
         length: tokens of each, all different and none of them padding.
         decode: instead of one pass over the sequences, this many steps that each add one token to
@@ -67,11 +68,12 @@ def bench(
     ):
         if value < least:
             raise UsageError(f"{name} is {value}; it must be at least {least}")
+    folder = fetched(model)
     with _threads(threads):
         models, loading = {}, {}
         for kind in ("dense", "sparse"):
             started = time.perf_counter()
-            models[kind] = load(model, kind)
+            models[kind] = load(folder, kind)
             models[kind].float()  # as the sparse one, whatever is on disk
             loading[kind] = time.perf_counter() - started
         inputs = inputs_of(models["dense"], batch, length, decode)
@@ -109,7 +111,7 @@ def bench(
             "max_abs_diff": float((first["dense"] - first["sparse"]).abs().max()),
             "load_seconds": loading,
             "memory_bytes": {kind: footprint(m) for kind, m in models.items()},
-            "file_bytes": size(model),
+            "file_bytes": size(folder),
             "torch": torch.__version__,
             "machine": platform.processor() or platform.machine(),
         }

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,11 +21,12 @@ from prunella.adapters import layers_of
 from prunella.bitmask import Coded, can_code, decode
 from prunella.errors import Unsaved, UsageError
 from prunella.prunable import Count, few, find_prunable, named_parameters, unwrap
+from prunella.runfiles import OF_RUN, RESULT
 from prunella.runtime import files
+from prunella.runtime.companions import companions, copy_along, is_weights
 from prunella.runtime.encoder import fuse
 from prunella.runtime.engine import variant
 from prunella.runtime.folder import (
-    WEIGHTS,
     check_config,
     described,
     fetched,
@@ -37,10 +38,10 @@ from prunella.runtime.forms import (
     CONFIG,
     DENSE,
     ONNX,
-    PICKLED,
     check_coding,
     is_coded,
     refuse,
+    settings,
 )
 from prunella.runtime.linear import WORTH, places, replace, sparsify
 from prunella.sharding import nonzeros
@@ -54,7 +55,9 @@ Format = Literal["sparse", "dense", "onnx"]
 _LOADING = ("dtype", "ignore_mismatched_sizes", "output_loading_info", "key_mapping")
 
 
-def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Count:
+def save(
+    model: nn.Module, folder: str | Path, *, tokenizer: Any = None, overwrite: bool = False
+) -> Count:
     """Save a model as a Transformers checkpoint whose sparse matrices are coded.
 
     A matrix takes one bit a weight and its non-zero values; every bit pattern comes back, so -0.0
@@ -62,19 +65,23 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Coun
 
     Args:
         model: any model of Transformers, wrapped or not; who made its zeros does not matter.
-        folder: made if need be; weights of another form in it are removed.
+        folder: made if need be; weights of the same model in it, of whatever form, are replaced.
         tokenizer: saved along.
+        overwrite: replace another model's weights too, or those that the result of a run is about.
 
     Returns:
         what was saved of the weights that a pruner prunes by default, of all matrices where it
         would find none; the log is warned where hardly one of them is zero.
 
     Raises:
-        UsageError: it is not a model of Transformers, or adapters lie over its weights.
+        UsageError: it is not a model of Transformers, adapters lie over its weights, or the folder
+            holds another model.
         Unsaved: the folder cannot be written to.
     """
     model = unwrap(model)
     _check_model(model)
+    if not overwrite:
+        _check_place(Path(folder), model)
     count = _count(model)
     if count.total - count.nonzero <= few(count.total):
         logger.warning(
@@ -179,26 +186,36 @@ def _decoded(source: str | Path) -> Path | None:
     return None
 
 
-def export(source: str | Path, target: str | Path, format: Format) -> None:
-    """Write a checkpoint in another form, all other files along; tensors are the same to the bit.
+def export(
+    source: str | Path, target: str | Path, format: Format, *, overwrite: bool = False
+) -> None:
+    """Write a checkpoint in another form; tensors are the same to the bit.
+
+    All that lies beside the weights goes along, but for what tells of a run and hidden files.
 
     Args:
-        source: a checkpoint folder, sparse or dense.
+        source: a checkpoint folder, sparse or dense, or a name on the hub.
         target: another folder.
         format: ``sparse``, ``dense`` (Transformers' own file) or ``onnx`` (``model.onnx``, run
             once in onnxruntime and compared).
+        overwrite: replace weights and files of the same names in the target; all else there stays.
 
     Raises:
-        UsageError: see ``load``; the two folders are the same; the model cannot be exported.
+        UsageError: see ``load``; the two folders are the same, or something in the target would be
+            lost; the model cannot be exported.
         Unsaved: the target cannot be written to.
     """
-    source, target = Path(source), Path(target)
     if format not in get_args(Format):
         raise UsageError(f"format is {format!r}; it must be one of {', '.join(get_args(Format))}")
+    source, target = fetched(source, whole=True), Path(target)
     if target.resolve() == source.resolve():
         raise UsageError(f"{target} would be written over itself; export to another folder")
     check_config(source)
     _, stored = opened(source)
+    inside = target.resolve().is_relative_to
+    along = [path for path in companions(source) if not inside(path.resolve())]
+    if not overwrite:
+        _check_target(target, {path.name for path in along})
     with _aside(target) as aside:
         if format == "onnx":
             from prunella.runtime.onnx import export_onnx
@@ -211,11 +228,7 @@ def export(source: str | Path, target: str | Path, format: Format) -> None:
                 _warn_of_negative_zeros(tensors)
             else:
                 save_file(tensors, aside / DENSE, {"format": "pt"})
-        for path in source.iterdir():
-            if path.name == "additional_chat_templates":
-                shutil.copytree(path, aside / path.name)
-            elif path.is_file() and not any(map(path.match, (*WEIGHTS, *PICKLED))):
-                shutil.copy2(path, aside / path.name)
+        copy_along(along, aside)
 
 
 def size(folder: str | Path) -> int:
@@ -291,8 +304,47 @@ def _save_dense(model: Any, folder: Path, tokenizer: Any) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _is_weights(path: Path) -> bool:
-    return any(map(path.match, WEIGHTS))
+def _check_place(folder: Path, model: Any) -> None:
+    """Raise UsageError where a folder holds another model than this one, or a run's result."""
+    held = [path.name for path in _inside(folder) if is_weights(path)]
+    there = _outline(settings(folder))
+    here = _outline({**model.config.to_dict(), "architectures": [type(model).__name__]})
+    # Versions of Transformers differ in what they write.
+    if held and any(there[key] != here[key] for key in there.keys() & here.keys()):
+        raise UsageError(
+            f"{folder} holds another model ({held[0]}), which would be lost; save to another "
+            "folder, or replace it with overwrite=True"
+        )
+    if (folder / RESULT).exists():
+        raise UsageError(
+            f"{folder} holds the result of a run, which would then tell of another model; save to "
+            "another folder, or replace it with overwrite=True"
+        )
+
+
+def _outline(config: Mapping[str, Any]) -> dict[str, Any]:
+    """By what two models are told apart: their class, their sizes and how many labels they know."""
+    sizes = {
+        name: value
+        for name, value in config.items()
+        if type(value) is int and not name.endswith(("_id", "_ids"))
+    }
+    labels = len(config.get("id2label") or {}) or 2  # as it is where none are named
+    return {**sizes, "architectures": config.get("architectures"), "id2label": labels}
+
+
+def _check_target(target: Path, names: Collection[str]) -> None:
+    """Raise UsageError where an export would replace something."""
+    lost = [p.name for p in _inside(target) if is_weights(p) or p.name in {*names, *OF_RUN}]
+    if lost:
+        raise UsageError(
+            f"{target} holds {min(lost)}, which the export would replace; name another folder, or "
+            "replace it with --overwrite (in code overwrite=True)"
+        )
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 @contextmanager
@@ -304,15 +356,17 @@ def _aside(folder: Path) -> Iterator[Path]:
             aside = Path(name)
             yield aside
             written = {path.name for path in aside.iterdir()}
-            for path in sorted(aside.iterdir(), key=_is_weights):
-                if path.is_dir():
-                    shutil.rmtree(folder / path.name, ignore_errors=True)
-                else:
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
-                os.replace(path, folder / path.name)
+            files.sync(*aside.rglob("*"))
+            for path in sorted(aside.iterdir(), key=is_weights):
+                old = folder / path.name
+                if old.is_dir() and not old.is_symlink():
+                    shutil.rmtree(old)
+                elif path.is_dir():
+                    old.unlink(missing_ok=True)
+                os.replace(path, old)
             for path in folder.iterdir():
-                if _is_weights(path) and path.name not in written:
+                # A result would tell of weights that are gone.
+                if (is_weights(path) or path.name in OF_RUN) and path.name not in written:
                     path.unlink()
     except OSError as error:
         raise Unsaved(f"{folder} cannot be written to: {error}") from error

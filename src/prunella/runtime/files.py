@@ -155,6 +155,19 @@ def whole(path: Path) -> Iterator[Path]:
             new.unlink()
 
 
+def sync(*paths: Path) -> None:
+    """Have files and folders' entries on disk, not only in the system's memory."""
+    for path in paths:
+        if os.name == "nt" and path.is_dir():  # Windows opens no folders, and writes them itself
+            continue
+        # Windows syncs what was opened for writing alone.
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def read(path: Path) -> Iterator[tuple[str, Tensor | Coded]]:
     """All tensors of a file in the order in which ``write`` was given them, each checked.
 

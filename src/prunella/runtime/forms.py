@@ -73,7 +73,7 @@ FORMS = (
         "convert them with Transformers 4: from_pretrained(..., from_flax=True), save_pretrained",
     ),
     Form(
-        ("openvino*.xml", "openvino/*.xml"),
+        ("openvino*.xml", "openvino*.bin", "openvino/*.xml"),
         "the model is in OpenVINO's form ({file}), for inference alone",
         "give the Transformers folder it was exported from",
     ),
@@ -197,10 +197,11 @@ def refuse(folder: Path, pickled: bool = False) -> None:
     below = [*folder.glob(f"*/{CONFIG}"), *folder.glob(f"snapshots/*/{CONFIG}")]
     inner = [path.parent for path in sorted(below) if _has_weights(path)]
     if inner and not (folder / CONFIG).is_file():
-        more = f" (and {len(inner) - 1} more)" if inner[1:] else ""
+        first = str(inner[0].relative_to(folder)) + f" (and {len(inner) - 1} more)" * bool(
+            inner[1:]
+        )
         raise UsageError(
-            f"{folder} has no {CONFIG}, but its subfolder {inner[0].relative_to(folder)}{more} is a "
-            f"checkpoint; give {inner[0]}"
+            f"{folder} has no {CONFIG}, but its subfolder {first} is a checkpoint; give {inner[0]}"
         )
 
 
