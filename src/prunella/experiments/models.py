@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from prunella.bitmask import Coded
 from prunella.errors import UsageError
 from prunella.experiments import build, places
 from prunella.experiments.config import AFRESH, RunConfig
@@ -24,6 +25,8 @@ from prunella.hf import class_columns
 from prunella.prunable import embedding_names, find_prunable
 from prunella.runtime import masks_from
 from prunella.runtime.checkpoint import from_pretrained
+from prunella.runtime.folder import opened
+from prunella.runtime.forms import CONFIG
 from prunella.tasks import Reader, Task
 from prunella.tasks.base import is_decoder, positions
 
@@ -72,7 +75,8 @@ def load(
             f"the model {name} cannot be loaded ({reason}); give a folder that save_pretrained "
             "wrote, or a hub name and a network, by --model"
         ) from error
-    _check_whole(name, model, read, report)
+    _check_whole(name, model, known, report)
+    _check_tokens(f"the model {name}", model, read)
     _fill_padding(model, read)
     if task.pads and read.pad_token is None:
         raise UsageError(
@@ -99,8 +103,13 @@ def _renamed(config: PreTrainedConfig, auto: Any) -> dict[str, str] | None:
 def tokenizer(
     folder: Path, model: PreTrainedModel, trusted: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer that was saved beside a model."""
+    """The tokenizer that was saved beside a model.
+
+    Raises:
+        UsageError: it has tokens that the model does not know.
+    """
     read = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+    _check_tokens(f"the model {folder}", model, read)
     _fill_padding(model, read)
     return read
 
@@ -197,23 +206,17 @@ def load_teacher(
             f"the teacher {name} cannot be loaded ({reason}); give a folder that prunella prune or "
             "save_pretrained wrote"
         ) from error
-    if report["missing_keys"] or report["mismatched_keys"]:
+    if made_up := _made_up(report):
         raise UsageError(
-            f"the teacher {name} lacks {sorted(report['missing_keys'])[0]}, so it was not "
-            "fine-tuned; make one with prunella prune --criterion dense"
+            f"the teacher {name} lacks {min(made_up)}, so it was not fine-tuned; make one with "
+            "prunella prune --criterion dense"
         )
     if theirs.get_vocab() != tokenizer.get_vocab():
         raise UsageError(
             f"the teacher {name} has another vocabulary than the model, and would read other "
             "words; give one with the same tokenizer"
         )
-    table = _table(model)
-    rows = table.num_embeddings if isinstance(table, nn.Embedding) else None
-    if rows is not None and rows <= max(tokenizer.get_vocab().values()):
-        raise UsageError(
-            f"the teacher {name} has embeddings for {rows:,} tokens, and its tokenizer has "
-            f"{len(tokenizer):,}; give a checkpoint whose table was resized to its tokenizer"
-        )
+    _check_tokens(f"the teacher {name}", model, theirs)
     _fill_padding(model, tokenizer)
     if task.classes is None and (not task.numeric or model.config.num_labels == 1):
         return model, None
@@ -258,23 +261,99 @@ def masks(config: RunConfig, model: PreTrainedModel) -> dict[str, Tensor]:
     return masks_from(locate(config.masks_from, "--masks-from"), model, **build.chosen(config))
 
 
-def _check_whole(
-    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: dict[str, Any]
-) -> None:
-    """Raise UsageError where Transformers made up what the checkpoint lacks, which it does quietly.
+def stored_dtype(name: str, trusted: bool = False) -> torch.dtype | None:
+    """The dtype of a checkpoint's weights, as its config says, else its files; None where neither.
 
-    A new head is wanted, and poolers are often missing; the matrices to prune and the vocabulary
-    must be the checkpoint's own.
+    Args:
+        name, trusted: of a model, as for ``load``.
     """
-    made_up = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-    missing = [weight for weight in find_prunable(model)[0] if weight in made_up]
-    if missing:
-        raise UsageError(
-            f"the checkpoint {name} lacks {missing[0]} and {len(missing) - 1} more weights of the "
-            f"{type(model).__name__} that its config.json describes; give a whole checkpoint"
-        )
+    where = locate(name)
+    known = AutoConfig.from_pretrained(where, trust_remote_code=trusted)
+    said = getattr(known, "dtype", None)
+    if isinstance(said, torch.dtype) or not Path(where).is_dir():
+        return said if isinstance(said, torch.dtype) else None
+    try:
+        tensors = (t.values if isinstance(t, Coded) else t for _, t in opened(Path(where))[1])
+        return next((t.dtype for t in tensors if t.is_floating_point()), None)
+    except UsageError:  # pickled
+        return None
+
+
+def _made_up(report: dict[str, Any]) -> set[str]:
+    """What Transformers filled with random numbers, which it does quietly."""
+    return {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+
+
+def _check_whole(
+    name: str, model: PreTrainedModel, config: PreTrainedConfig, report: dict[str, Any]
+) -> None:
+    """Raise UsageError where anything but the task's head was made up.
+
+    Of the backbone only that may be new which the class that the checkpoint was saved from has not
+    got, such as a pooler after masked language modelling; matrices to prune and look-up tables
+    never.
+
+    Args:
+        config: the checkpoint's own.
+    """
+    backbone = model.base_model
+    place = next(f"{name}." if name else "" for name, m in model.named_modules() if m is backbone)
+    theirs = _backbone_of(config, model)
+    matrices = find_prunable(model)[0]
+    needed = {*matrices, *embedding_names(model)}
+    shapes = {key: shapes for key, *shapes in report["mismatched_keys"]}
+
+    def is_lost(key: str) -> bool:
+        known = key in shapes or theirs is None or key.removeprefix(place) in theirs
+        return key in needed or (key.startswith(place) and known)
+
+    lost = sorted(filter(is_lost, _made_up(report)), key=lambda key: (key not in matrices, key))
+    if not lost:
+        return
+    more = f" and {len(lost) - 1} more weights" if lost[1:] else ""
+    remedy = "give a whole checkpoint"
+    if lost[0] in shapes:
+        found, wanted = map(tuple, shapes[lost[0]])
+        more += f" (which is there as {found}, not {wanted})"
+        remedy = "give the config that it was saved with"
+    elif theirs is None:
+        remedy += f", or name the class it was saved from as architectures in {CONFIG}"
+    raise UsageError(
+        f"the checkpoint {name} lacks {lost[0]}{more} of the {type(model).__name__} that its "
+        f"config.json describes; {remedy}"
+    )
+
+
+def _backbone_of(config: PreTrainedConfig, model: PreTrainedModel) -> set[str] | None:
+    """Names in the backbone of the class that a config names; None where it names none we know."""
+    name = (config.architectures or [""])[0]
+    if name == type(model).__name__:  # which may be of code that came with it
+        return set(model.base_model.state_dict())
+    kind = getattr(transformers, name, None)
+    if kind is None:
+        return None
+    with torch.device("meta"):
+        return set(kind(config).base_model.state_dict())
+
+
+def _check_tokens(what: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UsageError where a tokenizer is missing, or has tokens that the model does not know.
+
+    Fewer are well: vocabularies are padded to round numbers.
+    """
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UsageError(
-            f"the model {name} comes without a tokenizer; save the one it was trained with beside "
-            "it (tokenizer.save_pretrained)"
+            f"{what} comes without a tokenizer; save the one it was trained with beside it "
+            "(tokenizer.save_pretrained)"
+        )
+    table = _table(model)
+    if not isinstance(table, nn.Embedding):
+        return
+    rows = table.num_embeddings
+    token, last = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if last >= rows:
+        raise UsageError(
+            f"{what} has embeddings for {rows:,} tokens, and its tokenizer numbers them to {last:,} "
+            f"({token!r}); give the tokenizer that it was trained with, or save it with room, after "
+            f"model.resize_token_embeddings({last + 1})"
         )

@@ -51,9 +51,18 @@ def announce(config: RunConfig, model: PreTrainedModel, task: Task, data: Data) 
         f"{config.origin} on {config.task}{_aim(task, data)}: trains {_short(trained)} of "
         f"{_short(total)} parameters ({_short(total - trained)} frozen), {goal}; {steps:,} steps "
         f"of {config.batch_size} on {_trained_on(data)}; {rows['holdout']:,} rows of train held "
-        f"out; dev ({devs} rows) is {use}{_test(data)}{_classes(config, task)}"
-        f"{_overlap(data)}{_cut(data)}{_left_out(task, data)}{_spelled(data)}"
+        f"out; dev ({devs} rows) is {use}{_test(data)}{_classes(config, task)}{_overlap(data)}"
+        f"{_cut(data)}{_left_out(task, data)}{_spelled(data)}{_widened(config)}"
     )
+
+
+def _widened(config: RunConfig) -> str:
+    """Where the checkpoint's numbers are of another kind than those that come out."""
+    stored = models.stored_dtype(config.origin, config.trust_remote_code)
+    if stored is None or stored == torch.float32:
+        return ""
+    name = str(stored).removeprefix("torch.")
+    return f"; the {name} weights of the checkpoint are trained and saved in float32"
 
 
 def _aim(task: Task, data: Data) -> str:

@@ -254,10 +254,19 @@ def opened(folder: Path) -> tuple[list[Path], Iterator[tuple[str, Tensor | Coded
 
 
 def needs_decoding(folder: Path) -> bool:
-    """Whether Transformers alone cannot read a folder's weights, and ``opened`` may."""
+    """Whether Transformers alone cannot read a folder's weights, and ``opened`` may.
+
+    Raises:
+        UsageError: some of its files are missing.
+    """
     if (folder / FILE).is_file() or is_coded(settings(folder)):
         return True
-    return any(name.endswith(".bitmask") for name in stored_names(folder))
+    try:
+        return any(name.endswith(".bitmask") for name in stored_names(folder))
+    except UsageError as error:
+        if isinstance(error.__cause__, SafetensorError):  # damaged: let Transformers say so
+            return False
+        raise
 
 
 def stored_names(folder: Path) -> list[str]:
