@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import shlex
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from prunella import __version__
+from prunella.console import command, literal, terminal
 from prunella.errors import Diverged, Unsaved, UsageError
 from prunella.experiments import places
 from prunella.experiments.flags import in_flags, read
@@ -64,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _failed(status: int, error: BaseException, message: str = "") -> int:
     """Say what went wrong and what is left of it, in one line."""
     line = "; ".join([message or str(error), *getattr(error, "__notes__", [])])
-    print(f"prunella: {' '.join(line.split())}", file=sys.stderr)
+    # Spaces stay as they are, for paths and commands have some too.
+    print("prunella:", re.sub(r"\s*\n\s*", " ", line.strip()), file=sys.stderr)
     return status
 
 
@@ -85,25 +85,25 @@ def prune(arguments: Sequence[str]) -> None:
 
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    console = _console()
-    folder, result = run(config, console)
+    shown = terminal()
+    folder, result = run(config, shown)
     if not result:  # one of several processes, of which the first tells
         return
-    console.print(_table(result))
+    shown.print(_table(result))
     if by_class := result.get("by_class", {}).get("dev"):
-        console.print(_classes(by_class))
+        shown.print(_classes(by_class))
     if "max_drop" in result:
-        console.print(_curve(result["max_drop"]))
-        console.print(_verdict(result["max_drop"]))
+        shown.print(_curve(result["max_drop"]))
+        shown.print(_verdict(result["max_drop"]))
     for line in _warnings(result):
-        console.print(line, markup=False)
-    console.print(f"Checkpoint, result.json and dev predictions: {folder}")
+        shown.print(line)
+    shown.print(f"Checkpoint, result.json and dev predictions: {folder}")
     if "speed" in result:
-        console.print(f'Run it: prunella.load("{folder}")')
-        console.print(f"Measure it: prunella bench --model {folder}")
-    console.print(f"See it: prunella report {folder}")
+        shown.print(f"Run it: prunella.load({literal(folder)})")
+        shown.print(f"Measure it: {command('prunella', 'bench', folder)}")
+    shown.print(f"See it: {command('prunella', 'report', folder)}")
     if config.task == "demo":
-        console.print(
+        shown.print(
             "The same on your own data:\n  prunella prune --model HUB_NAME_OR_FOLDER --task "
             "glue/sst2 --data FOLDER --sparsity 0.9 --baseline --output FOLDER"
         )
@@ -142,16 +142,16 @@ def sweep(arguments: Sequence[str]) -> int:
     from prunella.experiments.sweep import Plan
 
     plan = Plan.read(asked.file, asked.output)
-    command = shlex.join(["prunella", "sweep", *arguments])
+    again = command("prunella", "sweep", *arguments)
     from prunella.experiments import ledger, overview, scheduler
 
-    console = _console()
+    shown = terminal()
     if asked.dry_run:
-        found = ledger.Ledger.read(plan, None, command)
-        console.print(overview.table_of(found))
-        console.print(f"{plan.output}: {overview.summary(found)}")
+        found = ledger.Ledger.read(plan, None, again)
+        shown.print(overview.table_of(found))
+        shown.print(f"{plan.output}: {overview.summary(found)}")
         return 0
-    return scheduler.sweep(plan, console, command, asked.jobs or 1, asked.ray)
+    return scheduler.sweep(plan, shown, again, asked.jobs or 1, asked.ray)
 
 
 @dataclass(frozen=True)
@@ -181,11 +181,11 @@ def report(arguments: Sequence[str]) -> None:
     files.place(asked.output)
     evidence = Evidence.read(asked.runs, asked.baseline)
     written = files.write_report(evidence, asked.output)
-    console = _console()
-    console.print(summary.table(evidence))
+    shown = terminal()
+    shown.print(summary.table(evidence))
     for line in summary.lines(evidence):
-        console.print(line, markup=False)
-    console.print(f"Report: {', '.join(map(str, written))}", markup=False)
+        shown.print(line)
+    shown.print(f"Report: {', '.join(map(str, written))}")
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def info(arguments: Sequence[str]) -> None:
         include_biases=asked.include_biases,
         include_embeddings=asked.include_embeddings,
     )
-    _console().print(inspection.table(found))
+    terminal().print(inspection.table(found))
     if asked.json is not None:
         bench.write(found.as_dict(), asked.json)
 
@@ -256,7 +256,7 @@ def bench(arguments: Sequence[str]) -> None:
     file = asked.pop("json")
     asked["model"] = _located(asked["model"])
     result = bench.bench(**asked)
-    _console().print(bench.table(result))
+    terminal().print(bench.table(result))
     if file is not None:
         bench.write(result, file)
 
@@ -288,7 +288,7 @@ def export(arguments: Sequence[str]) -> None:
     source = fetched(_located(asked.model), whole=True)
     checkpoint.export(source, asked.target, asked.format, overwrite=asked.overwrite)
     before, after = checkpoint.size(source), checkpoint.size(asked.target)
-    _console().print(f"{asked.target}: {after / 1e6:.1f} MB of weights, from {before / 1e6:.1f} MB")
+    terminal().print(f"{asked.target}: {after / 1e6:.1f} MB of weights, from {before / 1e6:.1f} MB")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
@@ -324,11 +324,6 @@ def _located(model: str) -> str:
     from prunella.experiments.models import locate
 
     return locate(model)
-
-
-def _console() -> Console:
-    width = None if sys.stdout.isatty() else 140  # a file or a pipe has none of its own
-    return Console(highlight=False, soft_wrap=True, width=width)
 
 
 def _quiet() -> None:
@@ -388,7 +383,7 @@ def _classes(found: dict[str, dict[str, float]]) -> Table:
     shown = sorted(found.items(), key=lambda pair: -pair[1]["support"])[:CLASSES]
     for name, figures in shown:
         cells = [f"{figures[key]:.4f}" for key in ("precision", "recall", "f1")]
-        table.add_row(escape(name), *cells, f"{figures['support']:,}")
+        table.add_row(name, *cells, f"{figures['support']:,}")
     if len(found) > len(shown):
         table.add_row(f"and {len(found) - len(shown)} more, in result.json")
     return table

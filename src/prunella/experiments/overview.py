@@ -12,9 +12,9 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from prunella.experiments.ledger import HEADING, Ledger, Standing, Status, is_held
 from prunella.experiments.sweep import Planned
@@ -105,10 +105,10 @@ class Overview:
 
     def _tell(self, word: str, name: str, more: str) -> None:
         colour = {"failed": "red", "blocked": "red", "done": "green"}.get(word, "default")
-        line = f"{time.strftime('%H:%M:%S')}  [{colour}]{word:<10}[/]  {escape(name)}"
-        self._line(f"{line}  {escape(more)}" if more else line)
+        line = Text.assemble(time.strftime("%H:%M:%S  "), (f"{word:<10}", colour), f"  {name}")
+        self._line(line.append(f"  {more}") if more else line)
 
-    def _line(self, text: str) -> None:
+    def _line(self, text: str | Text) -> None:
         self.told = time.monotonic()
         self.console.print(text, soft_wrap=True)
 
@@ -129,10 +129,10 @@ class Overview:
         failed = self.ledger.count("failed", "blocked", "foreign")
         table = Table.grid(padding=(0, 2))
         ahead = self.time_left()
-        texts = [f"[green]{done} done[/]", f"{len(self.started)} running"]
-        texts += [f"[red]{failed} failed[/]"] if failed else []
-        texts.append(f"{max(0, total - done - failed - len(self.started))} left")
-        texts.append(f"about {duration(ahead)}" if ahead else "")
+        texts = [Text(f"{done} done", "green"), Text(f"{len(self.started)} running")]
+        texts += [Text(f"{failed} failed", "red")] if failed else []
+        texts.append(Text(f"{max(0, total - done - failed - len(self.started))} left"))
+        texts.append(Text(f"about {duration(ahead)}" if ahead else ""))
         table.add_row(ProgressBar(total=total, completed=done, width=30), *texts)
         return table
 
@@ -140,7 +140,7 @@ class Overview:
         table = Table.grid(padding=(0, 2))
         for name, then in [*self.started.items()][:ROWS]:
             elapsed = duration(time.monotonic() - then)
-            table.add_row(escape(name), self.step(name), elapsed, self.places[name])
+            table.add_row(name, self.step(name), elapsed, self.places[name])
         if len(self.started) > ROWS:
             table.add_row(f"and {len(self.started) - ROWS} more")
         return table
@@ -182,7 +182,7 @@ def table_of(ledger: Ledger) -> Table:
     for column in ("run", "", ""):
         table.add_column(column, overflow="fold")
     for name, standing in ledger.standings.items():
-        table.add_row(escape(name), standing.status, escape(standing.reason or standing.score))
+        table.add_row(name, standing.status, standing.reason or standing.score)
     return table
 
 
@@ -226,10 +226,10 @@ def conclude(ledger: Ledger, console: Console) -> int:
         return 0
     for name, standing in ledger.standings.items():
         if standing.status != "done":
-            console.print(f"{standing.status}  {escape(name)}", soft_wrap=True)
-            console.print(f"        {escape(standing.reason)}", soft_wrap=True)
+            console.print(f"{standing.status}  {name}", soft_wrap=True)
+            console.print(f"        {standing.reason}", soft_wrap=True)
             if standing.status == "failed":
-                console.print(f"        {escape(str(ledger.file(name, 'log')))}", soft_wrap=True)
+                console.print(f"        {ledger.file(name, 'log')}", soft_wrap=True)
     if ledger.count("failed"):
         console.print(f"Try those that failed again: {ledger.command}", soft_wrap=True)
     return 1

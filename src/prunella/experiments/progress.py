@@ -33,12 +33,12 @@ class ProgressBar(TrainerCallback):
         self.phase = Phase(title)
         self.lasting = ExitStack()
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             TimeRemainingColumn(compact=True),
-            TextColumn("left"),
+            TextColumn("left", markup=False),
             console=console,
             disable=not console.is_terminal,
         )

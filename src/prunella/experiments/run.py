@@ -15,6 +15,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from prunella import runtime
+from prunella.console import command, terminal
 from prunella.errors import Diverged, Unsaved, UsageError
 from prunella.experiments import promise, training
 from prunella.experiments.config import RunConfig
@@ -100,7 +101,7 @@ def _follow(config: RunConfig) -> Path:
     broadcast_object_list(told)  # once the first has read the data and made the folder
     output, begins = told
     if begins:
-        study = Study.of(config, Console(quiet=True))
+        study = Study.of(config, terminal(quiet=True))
         for criterion in _trained(config):
             study.fit(criterion, partial(output) / criterion)
     return output
@@ -288,7 +289,7 @@ def _note(error: BaseException, folder: Path) -> None:
             error.add_note(f"what was trained is in {path}")
         return
     error.add_note(
-        f"continue with: prunella prune --config {folder / YAML} --resume"
+        f"continue with: {command('prunella', 'prune', '--config', folder / YAML, '--resume')}"
         if left or done
         else "nothing was saved yet"
     )

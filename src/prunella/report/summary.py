@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.markup import escape
 from rich.table import Table
 
 from prunella.report.evidence import Evidence
@@ -27,7 +26,7 @@ def table(evidence: Evidence) -> Table:
             shown((cell.mean, cell.sd, cell.n), "spread").rpartition(" ")[0],
             shown(cell.holdout_mean, "metric"),
         )
-        made.add_row(*map(escape, texts))  # names may hold brackets
+        made.add_row(*texts)
     return made
 
 
