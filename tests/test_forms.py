@@ -20,9 +20,20 @@ from prunella.experiments import models
 from prunella.runtime import compressed, inspection
 from prunella.runtime.checkpoint import from_pretrained
 
-HEAD = SimpleNamespace(
-    architecture=lambda config: AutoModelForSequenceClassification, head=lambda: {"num_labels": 2}
-)
+
+def task(auto, **head):
+    """As much of a task as loading asks for."""
+    return SimpleNamespace(
+        architecture=lambda config: auto,
+        head=lambda: head,
+        ends=lambda tokenizer: [],
+        pads=False,
+        classes=None,
+        numeric=False,
+    )
+
+
+HEAD = task(AutoModelForSequenceClassification, num_labels=2)
 
 
 @pytest.fixture
@@ -97,10 +108,7 @@ def test_masks_models_and_teachers_come_from_bitmasks(sparse):
     assert not hasattr(model.config, "quantization_config")
     masks, known = masks_from(other, model), masks_from(sparse, expected)
     assert masks.keys() == known.keys() and all(torch.equal(masks[n], known[n]) for n in known)
-    lm = SimpleNamespace(
-        architecture=lambda config: AutoModelForCausalLM, head=dict, classes=None, numeric=False
-    )
-    teacher, _ = models.load_teacher(str(other), expected, tokenizer, lm)
+    teacher, _ = models.load_teacher(str(other), expected, tokenizer, task(AutoModelForCausalLM))
     assert same(teacher, AutoModelForCausalLM.from_pretrained(sparse))
 
 

@@ -38,7 +38,12 @@ AUTOS = {
 def task(auto, **head):
     """As much of a task as loading asks for."""
     return SimpleNamespace(
-        architecture=lambda config: auto, head=lambda: head, classes=None, numeric=False
+        architecture=lambda config: auto,
+        head=lambda: head,
+        ends=lambda tokenizer: [],
+        pads=False,
+        classes=None,
+        numeric=False,
     )
 
 

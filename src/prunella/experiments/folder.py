@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from prunella.errors import UsageError
 from prunella.experiments.config import RunConfig
+from prunella.experiments.locks import lock
 from prunella.runfiles import RESULT, YAML
 
 SETTINGS = "settings.json"
@@ -132,36 +133,36 @@ def working(config: RunConfig, output: Path) -> Iterator[Path]:
         UsageError: it cannot be made, or another process works in it.
     """
     folder = partial(output)
-    with _claimed(output):
+    with _claimed(output) as held:
         if not config.resume and any(path.name != LOCK for path in folder.iterdir()):
-            _discard(folder)
-    with _claimed(output):
+            _discard(folder, held)
+    with _claimed(output) as held:
         try:
             write_json(folder / SETTINGS, config.settings())
             write(folder / YAML, replace(config, output=str(output)).to_yaml())
             yield folder
         except BaseException:
             if not any(folder.glob("*/checkpoint-*")) and not any(folder.glob("*/model")):
-                _discard(folder)
+                _discard(folder, held)
             raise
-        _discard(folder)
+        _discard(folder, held)
 
 
 @contextmanager
-def _claimed(output: Path) -> Iterator[None]:
-    """The folder in progress is there, and no other process works in it."""
+def _claimed(output: Path) -> Iterator[TextIO]:
+    """The folder in progress is there, and no other process works in it; gives its lock."""
     folder = partial(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
+        file = (folder / LOCK).open("w")
     except OSError as error:
         raise UsageError(
             f"the output folder {output} cannot be made ({error.strerror}); name another with "
             "--output"
         ) from error
-    with lock:
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError as error:
             raise UsageError(
                 f"another process is at work in {folder}; let it finish, or name another folder "
@@ -172,11 +173,13 @@ def _claimed(output: Path) -> Iterator[None]:
                 f"{folder} cannot be locked ({error.strerror}), so two runs could spoil each "
                 "other; name a folder on another file system with --output"
             ) from error
-        yield
+        yield file
 
 
-def _discard(folder: Path) -> None:
+def _discard(folder: Path, held: TextIO) -> None:
     """Remove a folder so that, whenever the process is killed, it is there whole or not at all."""
+    if sys.platform == "win32":  # which renames no folder with an open file in it
+        held.close()
     gone = folder.with_name(f"{folder.name}.removed")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)

@@ -11,7 +11,6 @@ not touch a process that has threads.
 """
 
 import ctypes
-import fcntl
 import os
 import signal
 import sys
@@ -30,6 +29,8 @@ def main(parent: int, lock: str, command: list[str]) -> None:
 
 
 def _wait(lock: str) -> None:
+    import fcntl  # not on Windows, where there are no sweeps
+
     try:
         with open(lock, "r+") as file:
             try:

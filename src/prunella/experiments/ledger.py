@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -26,6 +25,7 @@ from prunella.experiments.folder import (
     write,
     write_json,
 )
+from prunella.experiments.locks import lock
 from prunella.experiments.process import now
 from prunella.experiments.sweep import Plan, Planned
 from prunella.runfiles import OF_RUN, RESULT
@@ -286,7 +286,7 @@ def is_held(folder: Path) -> bool:
     """Whether a process is at work in the folder of a run."""
     try:
         with (partial(folder) / LOCK).open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
     except BlockingIOError:
         return True
     except OSError:
@@ -311,7 +311,7 @@ def claimed(output: Path) -> Iterator[str]:
         ) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             file.seek(0)
             owner = file.read().strip() or "one that just begins"

@@ -353,7 +353,7 @@ def _check_tokens(what: str, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     token, last = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     if last >= rows:
         raise UsageError(
-            f"{what} has embeddings for {rows:,} tokens, and its tokenizer numbers them to {last:,} "
-            f"({token!r}); give the tokenizer that it was trained with, or save it with room, after "
-            f"model.resize_token_embeddings({last + 1})"
+            f"{what} has embeddings for {rows:,} tokens, and its tokenizer numbers them to "
+            f"{last:,} ({token!r}); give the tokenizer that it was trained with, or make room by "
+            f"model.resize_token_embeddings({last + 1}) and save it"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from prunella.errors import Unsaved
+from prunella.errors import Unsaved, UsageError
 from prunella.experiments.environment import commit
 from prunella.experiments.jobs import Begun, Ended, Executor, Local, devices, job_of
 from prunella.experiments.ledger import Ledger, Standing, claimed
@@ -142,6 +143,11 @@ def sweep(plan: Plan, console: Console, command: str, jobs: int = 1, ray: str | 
         Unsaved: the state of the sweep could not be written.
         KeyboardInterrupt: as asked, all processes having ended.
     """
+    if sys.platform == "win32":
+        raise UsageError(
+            "prunella sweep asks its runs to end by signals that Windows lacks; use WSL, or start "
+            "the runs one by one with prunella prune --config FILE"
+        )
     asked = Asked()
     with claimed(plan.output) as claim:
         ledger = Ledger.read(plan, commit(), command)

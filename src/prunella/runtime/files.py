@@ -156,12 +156,14 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def sync(*paths: Path) -> None:
-    """Have files and folders' entries on disk, not only in the system's memory."""
+    """Have files and folders' entries on disk, not only in the system's memory.
+
+    Not on Windows, which opens neither folders nor read-only files for that.
+    """
+    if os.name == "nt":
+        return
     for path in paths:
-        if os.name == "nt" and path.is_dir():  # Windows opens no folders, and writes them itself
-            continue
-        # Windows syncs what was opened for writing alone.
-        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
