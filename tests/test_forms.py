@@ -112,6 +112,31 @@ def test_masks_models_and_teachers_come_from_bitmasks(sparse):
     assert same(teacher, AutoModelForCausalLM.from_pretrained(sparse))
 
 
+def test_a_run_starts_from_bitmasks_throughout(bert, sst2, tmp_path):
+    labels = {0: "negative", 1: "positive"}
+    teacher = AutoModelForSequenceClassification.from_pretrained(bert, id2label=labels)
+    for name, parameter in teacher.named_parameters():
+        if parameter.ndim == 2 and ".layer." in name:
+            parameter.data.masked_fill_(torch.rand_like(parameter) < 0.5, 0)
+    folder = tmp_path / "bert"
+    shutil.copytree(bert, folder)
+    teacher.save_pretrained(folder)
+    other = str(twin(folder))
+    sources = ["--model", other, "--teacher", other, "--regularize", "distill"]
+    sources += ["--masks-from", other, "--criterion", "magnitude", "--sparsity", "0.6"]
+    flags = ["--task", "glue/sst2", "--data", str(sst2), "--output", str(tmp_path / "out")]
+    steps = ["--max-steps", "12", "--batch-size", "4", "--check-every", "12", "--save", "dense"]
+    assert main(["prune", *sources, *flags, *steps]) == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["sparsity"]["prunable"] == pytest.approx(0.6, abs=1e-3)
+    assert result["held"]["teacher"] == teacher.num_parameters()
+    assert "compressed-tensors" not in (tmp_path / "out" / "config.json").read_text()
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    zeros = load_file(folder / "model.safetensors")
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert not weights[name][zeros[name] == 0].any()
+
+
 @pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bitmasks_are_exported(tmp_path, form, dtype):

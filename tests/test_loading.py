@@ -270,3 +270,6 @@ def test_the_first_line_says_that_float32_comes_out(bert, sst2, tmp_path, dtype,
     assert (words in " ".join(capsys.readouterr().out.split())) == told
     assert prunella.load(out, "dense").dtype == torch.float32
     assert json.loads((out / "config.json").read_text())["dtype"] == "float32"
+    back = prunella.load(out, "dense").to(getattr(torch, dtype))
+    prunella.save(back, tmp_path / "back")
+    assert prunella.load(tmp_path / "back", "dense").dtype == getattr(torch, dtype)

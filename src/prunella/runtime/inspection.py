@@ -19,7 +19,6 @@ from prunella.figures import percent
 from prunella.prunable import SCOPES, Count, Scopes, find_prunable
 from prunella.runtime.files import FILE, Sizes
 from prunella.runtime.folder import (
-    CONFIG,
     Names,
     check_config,
     described,
@@ -27,7 +26,7 @@ from prunella.runtime.folder import (
     first_sentence,
     opened,
 )
-from prunella.runtime.forms import BITMASK
+from prunella.runtime.forms import BITMASK, CONFIG
 from prunella.summary import LeftDense, left_dense, told
 
 
