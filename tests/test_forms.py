@@ -183,6 +183,25 @@ def test_damaged_bitmasks_are_refused(sparse, change, words):
             use(other)
 
 
+@pytest.mark.parametrize("form", ["dense", "bitmask", "sparse"])
+def test_models_of_the_hub_are_read_from_the_cache(sparse, tmp_path, monkeypatch, form):
+    """As they lie there, without a network."""
+    folder = twin(sparse) if form == "bitmask" else sparse
+    if form == "sparse":
+        prunella.export(sparse, tmp_path / "coded", "sparse")
+        folder = tmp_path / "coded"
+    cache = tmp_path / "hub" / "models--owner--llama"
+    commit = "a" * 40
+    shutil.copytree(folder, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    for module in ("huggingface_hub.constants", "huggingface_hub.file_download"):
+        monkeypatch.setattr(f"{module}.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = from_pretrained(AutoModelForCausalLM, "owner/llama", cache_dir=str(tmp_path / "hub"))
+    assert same(model, AutoModelForCausalLM.from_pretrained(sparse))
+
+
 # --- forms that are not read ---------------------------------------------------------------------
 
 GROUPS = {"group_0": {"weights": {"num_bits": 4}, "targets": ["Linear"]}}
@@ -309,18 +328,6 @@ def test_missing_shards_are_named(sparse):
     for use in (prunella.load, inspection.inspect, lambda f: models.load(str(f), HEAD)):
         with pytest.raises(UsageError, match=f"lacks {lost.name}, and 1 of its "):
             use(sparse)
-
-
-def test_models_with_code_of_their_own_are_named(sparse):
-    for own, changes in (
-        ("modeling_x.XModel", {"architectures": ["XModel"]}),
-        ("configuration_x.XConfig", {"model_type": "x", "architectures": ["XModel"]}),
-    ):
-        kind = "AutoConfig" if "Config" in own else "AutoModel"
-        bitmasks.configure(sparse, auto_map={kind: own}, **changes)
-        for use in (prunella.load, lambda folder: prunella.load(folder, "dense")):
-            with pytest.raises(UsageError, match=f"code of its own .{own}.*trust_remote_code"):
-                use(sparse)
 
 
 def test_what_transformers_reads_of_pickled_weights_is_left_to_it(tmp_path):

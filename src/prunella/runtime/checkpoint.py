@@ -180,7 +180,15 @@ def _decoded(source: str | Path) -> Path | None:
 
     config, _ = PreTrainedConfig.get_config_dict(str(source))
     check_coding(source, config)
-    quietly = {"_raise_exceptions_for_missing_entries": False}
+    # Without a network what is in the cache will do.
+    quietly = dict.fromkeys(
+        (
+            "_raise_exceptions_for_missing_entries",
+            "_raise_exceptions_for_connection_errors",
+            "_raise_exceptions_for_gated_repo",
+        ),
+        False,
+    )
     if is_coded(config) or cached_file(str(source), files.FILE, **quietly) is not None:
         return fetched(source)
     return None
