@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from prunella import cli
+from prunella.experiments.asking import Evaluation, Prediction
 from prunella.experiments.config import RunConfig
 
 
@@ -77,6 +78,15 @@ def flags_in(line: str) -> set[str]:
 @cache
 def _flags() -> set[str]:
     """Flags of the commands, without their dashes."""
-    known = (RunConfig, cli.Sweep, cli.Report, cli.Info, cli.Bench, cli.Export)
+    known = (
+        RunConfig,
+        cli.Sweep,
+        cli.Report,
+        cli.Info,
+        cli.Bench,
+        cli.Export,
+        Evaluation,
+        Prediction,
+    )
     names = {field.name.replace("_", "-") for kind in known for field in fields(kind)}
     return names | {f"no-{name}" for name in names} | {"config"}

@@ -220,3 +220,13 @@ def test_rows_that_are_kept_in_files(how: str, tmp_path: Path) -> None:
     assert cut_holdout(memory, seed=0)[1]["text"] == holdout["text"]
     last = cut_holdout(rows, seed=0, ordered=True)[1]
     assert last["text"] == rows["text"][36:]
+
+
+def test_where_a_row_is_from_is_no_text_of_it() -> None:
+    """Or short texts would say nothing beside the long name of their file."""
+    place = {"file": "a folder of mine/with many/words in/its long name.csv", "line": 1}
+    train, dev = (
+        Dataset.from_dict({"text": texts, "origin": [place for _ in texts]})
+        for texts in (["red film", "cold", "warm"], ["red film", "blue"])
+    )
+    assert shared(train, {"dev": dev})["dev"] == {"rows": 2, "shared": 1, "whole": 1}

@@ -29,6 +29,8 @@ USAGE = """usage: prunella COMMAND [flags]
   report   a page of charts, tests and tables from the folders of runs
   info     what a checkpoint holds: sparsity of every matrix, and of three scopes
   bench    how fast a checkpoint runs sparse, beside dense
+  evaluate how well a fine-tuned checkpoint does on rows with labels
+  predict  what a fine-tuned checkpoint says of rows without
   export   write a checkpoint in another form: sparse, dense, or ONNX
 
 prunella COMMAND --help lists its flags; prunella --version says which prunella this is."""
@@ -291,6 +293,54 @@ def export(arguments: Sequence[str]) -> None:
     terminal().print(f"{asked.target}: {after / 1e6:.1f} MB of weights, from {before / 1e6:.1f} MB")
 
 
+def evaluate(arguments: Sequence[str]) -> None:
+    """Judge a checkpoint and print its metrics."""
+    from prunella.experiments.asking import Evaluation, ask
+
+    asked, named = ask(Evaluation, "evaluate", _model_first(arguments))
+    _quiet()
+    import datasets
+
+    from prunella.experiments import finished
+    from prunella.runtime import bench
+
+    datasets.disable_progress_bars()
+    if asked.predictions is not None:
+        finished.check_place(asked.predictions, asked.overwrite)
+    whole = named and Path(asked.data or "").expanduser().is_file()
+    model = finished.Finished.of(asked, asked.engine, labelled=True, whole=whole)
+    about, lines = model.evaluate(asked.split)
+    terminal().print(_metrics(about))
+    if asked.predictions is not None:
+        finished.write(lines, asked.predictions)
+    if asked.json is not None:
+        bench.write(about, asked.json)
+
+
+def predict(arguments: Sequence[str]) -> None:
+    """Print, or write, what a checkpoint says of rows without labels."""
+    from prunella.experiments.asking import Prediction, ask
+
+    asked, _ = ask(Prediction, "predict", _model_first(arguments))
+    if asked.file is None:
+        raise UsageError("name the rows: prunella predict MODEL FILE")
+    _quiet()
+    import datasets
+
+    from prunella.experiments import finished
+
+    datasets.disable_progress_bars()
+    output = None if asked.output is None else Path(asked.output)
+    if output is not None:
+        finished.check_place(output, asked.overwrite)
+    model = finished.Finished.of(asked, asked.engine, labelled=False, whole=False)
+    lines = model.predict(asked.file.expanduser())
+    if output is None:
+        sys.stdout.writelines(finished.written([line]) for line in lines)
+    else:
+        finished.write(lines, output)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "prune": prune,
     "sweep": sweep,
@@ -298,6 +348,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "info": info,
     "bench": bench,
     "export": export,
+    "evaluate": evaluate,
+    "predict": predict,
 }
 
 
@@ -396,6 +448,18 @@ def _warnings(result: dict[str, Any]) -> list[str]:
         *(f"Beware, {result['config']['criterion']}: {one}" for one in result.get("warnings", [])),
         *(f"Beware, the dense twin: {one}" for one in dense),
     ]
+
+
+def _metrics(about: dict[str, Any]) -> Table:
+    """Metrics by split."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("split", "rows", "metric", "value"):
+        table.add_column(name, justify="right" if name in ("rows", "value") else "left")
+    for split, metrics in about["metrics"].items():
+        rows = f"{about['data'][split]['rows']:,}"
+        for name, value in metrics.items():
+            table.add_row(split, rows, name, f"{value:.4f}")
+    return table
 
 
 def _curve(found: dict[str, Any]) -> Table:

@@ -53,7 +53,8 @@ PRUNING = (
 )
 LEARNED = ("movement", "soft-movement", "l0")  # criteria that score_lr is for
 WINDOWED = ("platon", "platon-released", "pins", "pins-sgd", "pins-released")  # window is for
-ASIDE = ("report_to", "output", "overwrite", "resume")  # without effect on what is computed
+# Settings without effect on what is computed.
+ASIDE = ("report_to", "with_text", "output", "overwrite", "resume")
 
 _POSITIVE = (
     "epochs",
@@ -400,6 +401,9 @@ class RunConfig:
     save: Literal["sparse", "dense"] | None = None
     """Form of the weights: sparse, small and read by prunella.load; dense, Transformers' own.
     By default sparse, and dense where nothing is pruned."""
+
+    with_text: bool = False
+    """Keep the texts beside what the model says of them, in the file of predictions."""
 
     report_to: tuple[str, ...] = ()
     """A tracker to watch the training in, such as tensorboard, trackio, mlflow or wandb, which must

@@ -16,10 +16,12 @@ from prunella.errors import UsageError, unknown
 from prunella.experiments.config import RunConfig
 from prunella.experiments.encoding import Split, encode, fingerprint, spelled, stream
 from prunella.tasks import Classification, Multilabel, Reader, Task, conversations
+from prunella.tasks.base import Rows
 from prunella.tasks.form import PLAIN, Form
 
 SAMPLE_SEED = 0  # of --max-train-samples, which no run's seed changes
 HELD_OUT = 1000  # rows of a stream
+ROWS = Rows(origins=True)  # predictions say of which rows they are
 
 # Settings that say where the data's columns are, and the tasks they are for.
 _TABLES = ("classification", "regression", "multilabel")
@@ -51,8 +53,11 @@ _FIELDS = {
 _DECODING = ("beams", "max_new_tokens", "length_penalty", "no_repeat_ngram")
 
 
-def task(config: RunConfig) -> Task:
+def task(config: RunConfig, asked: Rows = ROWS) -> Task:
     """The task that is named, with its settings; files of the user's own are read at once.
+
+    Args:
+        asked: what is asked of the rows of such files.
 
     Raises:
         UsageError: there is no such task, a setting does not belong to it, or its data is bad.
@@ -63,14 +68,14 @@ def task(config: RunConfig) -> Task:
         unlabelled = config.distill_data is not None and name in ("text_column", "pair_column")
         if getattr(config, name) and config.task not in names and not unlabelled:
             raise _misplaced(config, name, f"is for {', '.join(names)}")
-    found = _own(config) if config.task in tasks.OWN else _public(config)
+    found = _own(config, asked) if config.task in tasks.OWN else _public(config)
     single = isinstance(found, Classification) and found.labels is not None
     if config.class_weights is not None and not single:
         raise _misplaced(config, "class_weights", "is for tasks of one class a row")
     if config.metric is not None and config.metric not in found.metrics:
         raise UsageError(unknown("metric", config.metric, found.metrics))
     _check_drop(config, found)
-    return _set(config, found)
+    return set_up(config, found)
 
 
 def _check_drop(config: RunConfig, task: Task) -> None:
@@ -84,7 +89,7 @@ def _check_drop(config: RunConfig, task: Task) -> None:
         )
 
 
-def _set(config: RunConfig, task: Task) -> Task:
+def set_up(config: RunConfig, task: Task) -> Task:
     """The task with the settings that were given."""
     known = {field.name for field in fields(task)}
     if not getattr(task, "impossible", False):  # a question always has an answer
@@ -106,7 +111,7 @@ def _misplaced(config: RunConfig, name: str, why: str) -> UsageError:
     return UsageError(f"{flag} {why}, and the task is {config.task}; leave it out")
 
 
-def _form(config: RunConfig) -> Form:
+def form_of(config: RunConfig) -> Form:
     """How the user's files are to be read."""
     decimal = config.decimal or "."
     return Form(config.separator, config.encoding, decimal, config.skip_bad_rows)
@@ -114,7 +119,7 @@ def _form(config: RunConfig) -> Form:
 
 def _public(config: RunConfig) -> Task:
     """A task that is known by name; its files may be read in another way than they should be."""
-    found, form = tasks.get(config.task), _form(config)
+    found, form = tasks.get(config.task), form_of(config)
     load: Any = found.load
     if config.test_data is not None:
         if config.task == "demo":
@@ -133,14 +138,14 @@ def _test(config: RunConfig) -> Path | None:
     return None if config.test_data is None else Path(config.test_data).expanduser()
 
 
-def _own(config: RunConfig) -> Task:
+def _own(config: RunConfig, asked: Rows) -> Task:
     """A task on the user's own data."""
     if config.data is None and config.task not in _LANGUAGE:
         raise UsageError(
             f"the task {config.task} is on data of your own; give a file, or a folder with train "
             "and dev files, by --data"
         )
-    data, form, test = os.path.expanduser(config.data or ""), _form(config), _test(config)
+    data, form, test = os.path.expanduser(config.data or ""), form_of(config), _test(config)
     if config.task in (*_CHAT, "lm/masked", "text2text") and config.data is not None:
         path = Path(data)
         holds = conversations.are_in(path, config.text_column)
@@ -154,6 +159,7 @@ def _own(config: RunConfig) -> Task:
                 column=config.text_column,
                 streaming=config.streaming,
                 test=test,
+                asked=asked,
             )
         if holds and not config.source_column:
             raise UsageError(
@@ -168,6 +174,7 @@ def _own(config: RunConfig) -> Task:
             streaming=config.streaming,
             form=form,
             test=test,
+            asked=asked,
         )
     if config.task == "text2text":
         return tasks.text2text(
@@ -177,10 +184,18 @@ def _own(config: RunConfig) -> Task:
             streaming=config.streaming,
             form=form,
             test=test,
+            asked=asked,
         )
     if config.task == "ner/columns":
-        word, tag = config.text_column, config.label_column
-        return tasks.columns(data, word=word, tag=tag, scheme=config.scheme, form=form, test=test)
+        return tasks.columns(
+            data,
+            word=config.text_column,
+            tag=config.label_column,
+            scheme=config.scheme,
+            form=form,
+            test=test,
+            asked=asked,
+        )
     kind: Any = config.task
     return tasks.table(
         kind,
@@ -192,6 +207,7 @@ def _own(config: RunConfig) -> Task:
         positive=config.positive_class,
         form=form,
         test=test,
+        asked=asked,
     )
 
 
@@ -234,7 +250,7 @@ class Data:
             UsageError: it cannot be read, or has too few rows.
         """
         loaded = task.load(None if config.data is None else Path(config.data).expanduser())
-        rows, holdout, left_out = _apart(loaded.train, config, task)
+        rows, holdout, left_out = apart(loaded.train, config, task)
         about: dict[str, dict[str, Any]] = {}
         train: Dataset | IterableDataset
         if isinstance(rows, Dataset):
@@ -306,7 +322,7 @@ class Data:
         return {name: count for name, count in counts.items() if count[0]}
 
 
-def _apart(
+def apart(
     train: Dataset | IterableDataset, config: RunConfig, task: Task
 ) -> tuple[Dataset | IterableDataset, Dataset, int]:
     """Training rows, as many as are wanted, the holdout, and how many rows are in neither."""
@@ -349,4 +365,4 @@ def _unlabelled(config: RunConfig, task: Task, file: str) -> Dataset:
             "not; leave it out"
         )
     columns = [config.text_column or "text"] + [config.pair_column or "pair"] * task.pair
-    return tasks.texts(Path(file).expanduser(), columns, _form(config))
+    return tasks.texts(Path(file).expanduser(), columns, form_of(config))

@@ -22,7 +22,7 @@ import prunella.tasks
 from prunella.errors import UsageError
 from prunella.experiments.whereabouts import during
 from prunella.tasks import Reader, Task
-from prunella.tasks.base import Columns
+from prunella.tasks.base import ORIGIN, Columns
 
 BATCH = 1000  # rows that are tokenised together
 
@@ -49,7 +49,7 @@ class _Features:
 
 
 def encode(
-    rows: Dataset, task: Task, reader: Reader, *, training: bool, name: str
+    rows: Dataset, task: Task, reader: Reader, *, training: bool, name: str, alone: bool = False
 ) -> tuple[Dataset, dict[str, Any]]:
     """The features of rows, from disk if they were made before of the same rows in the same way.
 
@@ -58,12 +58,13 @@ def encode(
     Args:
         training: see ``Task.features``.
         name: of the split, for the progress bar.
+        alone: whether each row is read by itself, also of running text.
 
     Returns:
         the features, and the rows' fingerprint.
     """
     about = fingerprint(rows)
-    key = _key(about["sha256"], repr(task), _about(reader), training, _code())
+    key = _key(about["sha256"], repr(task), _about(reader), training, alone, _code())
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "prunella"
     file = folder / f"{key}.arrow"
 
@@ -79,7 +80,7 @@ def encode(
             told,
             with_indices=True,
             batched=True,
-            batch_size=BATCH,
+            batch_size=1 if alone else BATCH,
             remove_columns=rows.column_names,
             cache_file_name=str(file),
             load_from_cache_file=True,
@@ -137,10 +138,11 @@ def spelled(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def fingerprint(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """How many rows there are, and the SHA-256 of what they say."""
+    """How many rows there are, and the SHA-256 of what they say, wherever they are."""
     known, count = hashlib.sha256(), 0
     for row in rows:
-        known.update(repr(sorted(row.items())).encode())
+        said = sorted(item for item in row.items() if item[0] != ORIGIN)
+        known.update(repr(said).encode())
         count += 1
     return {"rows": count, "sha256": known.hexdigest()}
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prunella.experiments.encoding import Split
 from prunella.hf import Trainer
 from prunella.tasks import Record, Task
+from prunella.tasks.base import ORIGIN
 
 
 def records(
@@ -50,6 +53,24 @@ def records(
                 found[place] = output
             seen(start + len(places))
     return task.records(split.rows, features, found)
+
+
+def told(
+    rows: Dataset | None, found: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """What was found of each row with its number and, as far as that is known, the file and line it
+    is from.
+
+    Args:
+        rows: None where what was found is not of rows but of blocks of running text.
+        columns: of the rows, to be told as well.
+    """
+    known = {} if rows is None else {n: list(rows[n]) for n in columns if n in rows.column_names}
+    places = rows[ORIGIN] if rows is not None and ORIGIN in rows.column_names else repeat({})
+    for number, (each, where) in enumerate(zip(found, places, strict=False)):
+        texts = {name: cells[number] for name, cells in known.items()}
+        there = {name: value for name, value in where.items() if value is not None}
+        yield {"row": number, **there, **each, **texts}
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from prunella.experiments import build, concerns, data, models, trace, training
 from prunella.experiments.callbacks import Clock, Levels, SnapshotOfBest, Stop, keep
 from prunella.experiments.config import RunConfig
 from prunella.experiments.data import Data
-from prunella.experiments.evaluation import CheckedTrainer, records
+from prunella.experiments.evaluation import CheckedTrainer, records, told
 from prunella.experiments.folder import read_json, write_json
 from prunella.experiments.progress import ProgressBar, check_trackers, trackers
 from prunella.experiments.rehearsal import announce, check_length, check_teacher, rehearse
@@ -298,9 +298,13 @@ class Study:
             figures,
             trace.of_model(known["trace"], prunable),
             [
-                {"criterion": criterion, "split": name, "row": row} | record
-                for name in self.data.reported
-                for row, record in enumerate(found[name])
+                {"criterion": criterion, "split": name} | row
+                for name, split in self.data.reported.items()
+                for row in told(
+                    split.rows if self.task.by_row else None,
+                    found[name],
+                    self.task.inputs if self.config.with_text else (),
+                )
             ],
         )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prunella.report.looks import Spec, chart, figure, rounded
 from prunella.report.markup import Figures, paragraph, row
 from prunella.report.metrics import scale
-from prunella.report.runs import DENSE, Run, count, number, part
+from prunella.report.runs import DENSE, Run, count, is_number, number, part
 from prunella.report.settings import method
 from prunella.report.tables import Column, Table, share
 
@@ -37,6 +37,14 @@ class Level:
     size_bytes: int | None
 
 
+@dataclass(frozen=True)
+class Worth:
+    """By how much the delivered model is worse than dense, with its 95 % interval."""
+
+    drop: float
+    interval: tuple[float, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Ladder:
     """What a run tried, and which of it was delivered.
@@ -48,6 +56,7 @@ class Ladder:
         dense, limit: The dense twin's metric there, and by how much a model may be worse.
         delivered: The sparsity of the model that was kept; None where none was.
         levels: In order of sparsity.
+        worth: What it lost on splits that had no part in the choice, by their names.
         said: What else the result says of it, by name: whatever is text or a number.
     """
 
@@ -58,6 +67,7 @@ class Ladder:
     limit: float | None
     delivered: float | None
     levels: tuple[Level, ...]
+    worth: Mapping[str, Worth]
     said: Mapping[str, Any]
 
     @classmethod
@@ -81,6 +91,7 @@ class Ladder:
             limit=number(about, "limit"),
             delivered=number(about, "delivered"),
             levels=tuple(levels),
+            worth=dict(_worth(about.get("worth"))),
             said=dict(_flat({n: v for n, v in about.items() if n not in _OWN})),
         )
 
@@ -106,15 +117,38 @@ class Ladder:
             )
             found = [lv for lv in self.levels if lv.sparsity == self.delivered]
             words += "".join(f" ({self._loss(level.drop)})" for level in found)
-        more = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.said.items())
-        return f"{words}. {f'{more}.' if more else ''}".strip()
+        more = [f"{name.replace('_', ' ')} {value}" for name, value in self.said.items()]
+        return " ".join([f"{words}.", *self._worth(), *(f"{each}." for each in more)])
+
+    def _worth(self) -> Iterator[str]:
+        """What the choice was worth on splits that had no part in it."""
+        for split, found in self.worth.items():
+            low, high = found.interval
+            verdict = "which does not say whether the limit is kept"
+            if self.limit is not None and high <= self.limit:
+                verdict = "so the limit is kept"
+            if self.limit is not None and low > self.limit:
+                verdict = "so the limit is not kept"
+            yield (
+                f"On {split}, which had no part in the choice, it lost {self._loss(found.drop)} "
+                f"(95 % interval {self._loss(low)} to {self._loss(high)}), {verdict}."
+            )
 
     def _loss(self, value: float) -> str:
         unit = " points" if scale(self.metric) == 100 else ""
         return f"{figure(self.metric, value, 2)}{unit}"
 
 
-_OWN = ("curve", "dense", "limit", "delivered", "metric")
+_OWN = ("curve", "dense", "limit", "delivered", "metric", "worth")
+
+
+def _worth(about: Any) -> Iterator[tuple[str, Worth]]:
+    for split, found in about.items() if isinstance(about, Mapping) else ():
+        drop, interval = number(found, "drop"), part(found, "interval")
+        if drop is None or not isinstance(interval, list) or len(interval) != 2:
+            continue
+        if all(map(is_number, interval)):
+            yield str(split), Worth(drop, (float(interval[0]), float(interval[1])))
 
 
 def _flat(about: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
@@ -126,7 +160,7 @@ def _flat(about: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str
             yield f"{before}{name}", " to ".join(f"{each:.4g}" for each in value)
         elif isinstance(value, float):
             yield f"{before}{name}", f"{value:.4g}"
-        elif isinstance(value, int | str) and value != "":
+        elif isinstance(value, int | str) and value not in ("", False):
             yield f"{before}{name}", str(value)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
 from prunella.experiments.config import ASIDE, LISTS, RunConfig
-from prunella.report.runs import Run, is_number, number, part
+from prunella.report.runs import Run, number, part
 from prunella.report.tables import share
 
 _DEFAULTS = RunConfig().settings()
@@ -32,19 +31,14 @@ def command(run: Run) -> str:
 def left_dense(run: Run) -> str:
     """What was left dense in the repeated blocks, with its share of the model; "" for nothing."""
     found = run.result.get("left_dense")
-    if isinstance(found, Mapping):
-        entries = list(found.items())
-    elif isinstance(found, list):
-        entries = [(part(each, "name") or each, each) for each in found]
-    else:
-        entries = []
-    return ", ".join(f"{name}{_share(about)}" for name, about in entries)
-
-
-def _share(about: Any) -> str:
-    value = number(about, "share")
-    value = float(about) if value is None and is_number(about) else value
-    return "" if value is None else f" ({share(value)} of the model)"
+    told = []
+    for each in found if isinstance(found, list) else ():
+        of = number(each, "share")
+        names = [str(value) for name in ("kind", "reason") if (value := part(each, name))]
+        about = f" ({': '.join(names)})" if names else ""
+        if part(each, "form") and of is not None:
+            told.append(f"{share(of)} in {part(each, 'form')}{about}")
+    return ", ".join(told)
 
 
 def _flags(name: str, value: Any) -> list[str]:

@@ -32,6 +32,7 @@ HYPER = (
 # Without effect on what is computed; told by something else; or what a cell goes by anyway.
 _APART = {
     *("output", "overwrite", "resume", "report_to", "save", "metric", "baseline"),
+    "with_text",
     *(
         "data",
         "test_data",
@@ -104,6 +105,8 @@ def settings_of(run: Run) -> dict[str, Any]:
         for name, value in (vars(_DEFAULT) | config).items()
         if name not in _APART and name not in idle
     }
+    if run.dense and values.get("max_drop") is not None:
+        values["max_drop"] = True  # by how much decides nothing of the dense twin
     values["max_length"] = part(run.result.get("task"), "max_length") or values["max_length"]
     if "teacher" in values:
         values["teacher"] = _teacher(run)

@@ -14,6 +14,7 @@ Records are plain JSON: `predictions.jsonl` holds them, and metrics can be had f
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset, Value
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
@@ -34,6 +35,22 @@ from prunella.errors import Diverged, UsageError
 
 Columns = dict[str, list[Any]]
 Record = dict[str, Any]
+
+# The column of rows that says where each is: a file, and the line there by which errors name it (of
+# formats without lines, the number of the row). It is no part of what a row says.
+ORIGIN = "origin"
+ORIGINS = {"file": Value("string"), "line": Value("int64")}
+_PLACE = re.compile(r"(.+?)(?::|, (?:\S+ )?row )(\d+)", re.DOTALL)
+
+
+def origin(place: str) -> dict[str, Any]:
+    """Where a row is, of the words by which an error names it.
+
+    >>> origin("a: b.csv:12"), origin("rows.parquet, row 3")
+    ({'file': 'a: b.csv', 'line': 12}, {'file': 'rows.parquet', 'line': 3})
+    """
+    found = _PLACE.fullmatch(place)
+    return {"file": found[1], "line": int(found[2])} if found else {"file": place, "line": None}
 
 
 class TaskError(UsageError):
@@ -51,6 +68,32 @@ class Splits:
     train: Dataset | IterableDataset
     dev: dict[str, Dataset]
     test: Dataset | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is asked of rows of one's own, besides where they are.
+
+    Attributes:
+        classes: their names in the order of their indices, where they are known before.
+        whole: whether nothing is trained on, so that all rows of a single file are dev.
+        origins: whether rows say where they are, in the column `ORIGIN`.
+    """
+
+    classes: tuple[str, ...] | None = None
+    whole: bool = False
+    origins: bool = False
+
+    def column(self, places: Iterable[str]) -> Columns:
+        """The column `ORIGIN`, or none."""
+        return {ORIGIN: [origin(place) for place in places]} if self.origins else {}
+
+    def features(self, others: Mapping[str, Any]) -> Features:
+        """Of rows with other columns and maybe `ORIGIN`."""
+        return Features(**others, **({ORIGIN: ORIGINS} if self.origins else {}))
+
+
+USUAL = Rows()
 
 
 @dataclass(frozen=True)
@@ -120,7 +163,9 @@ class Task(ABC):
         top: The value that no metric exceeds, which is what 100 % is; infinite if there is none.
         apart: The column of the rows of which no value is to be both in train and in the holdout.
         texts: The columns of the rows that hold text; None for all that hold strings.
+        inputs: The columns of the rows that a model reads.
         ordered: Whether a row goes on from the one before, so that parts are cut off at the end.
+        by_row: Whether records are of rows; otherwise of blocks, or examples, of several or parts.
         lacking: What a row may lack, and is then left out; None where none is.
         pads: Whether batches are padded with a token of the tokenizer's.
         classes: The class names in the order of their indices, for tasks that have a fixed set.
@@ -136,7 +181,9 @@ class Task(ABC):
     top: ClassVar[float] = 1.0
     apart: ClassVar[str | None] = None
     texts: ClassVar[tuple[str, ...] | None] = None
+    inputs: ClassVar[tuple[str, ...]] = ()
     ordered: ClassVar[bool] = False
+    by_row: ClassVar[bool] = True
     lacking: ClassVar[str | None] = None
     pads: ClassVar[bool] = True
 
@@ -228,6 +275,11 @@ class Task(ABC):
             features: What `features` made of it, in order, in evaluation.
             outputs: Of `features`, in the same order.
         """
+
+    @abstractmethod
+    def prediction(self, record: Record) -> dict[str, Any]:
+        """What the model says of a row, without what is right: `prediction`, as people call it,
+        and its probabilities or scores, where these are defined."""
 
     @abstractmethod
     def score(self, records: Sequence[Record]) -> dict[str, float]:

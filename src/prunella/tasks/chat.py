@@ -26,8 +26,24 @@ from transformers import (
 
 from prunella.regularizers import IGNORED
 from prunella.tasks import conversations
-from prunella.tasks.base import Columns, Reader, Record, Splits, Task, TaskError
-from prunella.tasks.likelihood import by_frequency, check_decoder, likelihoods, padded, perplexity
+from prunella.tasks.base import (
+    USUAL,
+    Columns,
+    Reader,
+    Record,
+    Rows,
+    Splits,
+    Task,
+    TaskError,
+)
+from prunella.tasks.likelihood import (
+    by_frequency,
+    check_decoder,
+    likelihoods,
+    padded,
+    perplexity,
+    scored,
+)
 from prunella.tasks.template import Conversation, Example, examples, joined, read
 
 PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -48,6 +64,7 @@ class Chat(Task):
     minimize = True
     top = math.inf
     pads = False
+    by_row = False
     texts = conversations.SPOKEN
     lacking = "an answer of the assistant within --max-length"
 
@@ -156,6 +173,10 @@ class Chat(Task):
     ) -> Iterator[list[Record]]:
         yield from by_frequency(records, labels)
 
+    def prediction(self, record: Record) -> dict[str, Any]:
+        """As `Task.prediction`: how likely the answers are, as their perplexity."""
+        return scored(self.name, record)
+
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         return {"perplexity": perplexity(self.name, records)}
 
@@ -167,6 +188,7 @@ def chat(
     column: str | None = None,
     streaming: bool = False,
     test: Path | None = None,
+    asked: Rows = USUAL,
 ) -> Chat:
     """Make a task of the user's own conversations, which are read at once.
 
@@ -179,9 +201,10 @@ def chat(
             with `completion` or `response`.
         streaming: Whether training rows are read as they are needed; needs a dev file.
         test: A file for test; by default that of the folder, if it has one.
+        asked: What else is asked of the rows; no origins, for examples have none.
 
     Raises:
         TaskError: The data is not there or cannot be read, or a row is no conversation.
     """
-    splits: Splits = conversations.load(Path(data), column, streaming, test)
+    splits: Splits = conversations.load(Path(data), column, streaming, test, whole=asked.whole)
     return Chat(name, load=lambda _: splits)

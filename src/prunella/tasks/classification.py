@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -54,6 +54,7 @@ class Classification(Task):
     pair: bool
 
     auto = AutoModelForSequenceClassification
+    inputs: ClassVar[tuple[str, ...]] = ("text", "pair")
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -120,6 +121,15 @@ class Classification(Task):
             return {f"{value:.4g}" for value in logits.ravel()}, {str(r["label"]) for r in records}
         said = {self.labels[index] for index in logits.argmax(axis=1)}
         return said, {self.labels[record["label"]] for record in records}
+
+    def prediction(self, record: Record) -> dict[str, Any]:
+        """As `Task.prediction`: a number; or a class, with the probabilities of all by name."""
+        logits = np.asarray(record["logits"], dtype=np.float64)
+        if self.labels is None:
+            return {"prediction": float(logits.reshape(()))}
+        odds = np.exp(logits - logits.max())
+        shares = dict(zip(self.labels, (odds / odds.sum()).tolist(), strict=True))
+        return {"prediction": self.labels[int(logits.argmax())], "probabilities": shares}
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         return self.evaluate(

@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 
 from prunella.tasks.base import TaskError
 from prunella.tasks.form import PLAIN, Form
-from prunella.tasks.reading import Number, at, lines
+from prunella.tasks.reading import lines
 from prunella.tasks.rejects import Rejects
 
 Scheme = Literal["iob1", "iob2", "bioes"]
@@ -40,18 +40,19 @@ logger = logging.getLogger("prunella")
 
 
 class Sentence(NamedTuple):
-    """Words and their tags, and where they are: a line or a row, and the lines of the words."""
+    """Words and their tags, and where they are: a line, or the place of a row in words, and the
+    lines of the words."""
 
-    line: Number
+    line: int | str
     words: list[str]
     tags: list[str]
     lines: list[int]  # none where the sentence is a row
 
-    def place(self, path: Path | str, word: int) -> str:
-        """Where a word is, for an error."""
+    def place(self, path: Path | str, word: int | None = None) -> str:
+        """Where it, or a word of it, is, for an error."""
         if self.lines:
-            return f"{path}:{self.lines[word]}"
-        return f"{at(Path(path), self.line)}, word {word + 1}"
+            return f"{path}:{self.lines[word or 0]}"
+        return str(self.line) if word is None else f"{self.line}, word {word + 1}"
 
 
 class Misfit(ValueError):
@@ -62,7 +63,7 @@ class Misfit(ValueError):
         self.place = place
 
 
-def sentences(path: Path, *, word: int, tag: int, form: Form = PLAIN) -> list[Sentence]:
+def sentences(path: Path, *, word: int, tag: int | None, form: Form = PLAIN) -> list[Sentence]:
     """Read the sentences of a file, with the tags as they are there.
 
     Left out and counted are comments, which begin with ``#`` at the start of a sentence and are no
@@ -72,7 +73,7 @@ def sentences(path: Path, *, word: int, tag: int, form: Form = PLAIN) -> list[Se
     Args:
         path: The file.
         word: The number of the words' column; negative ones count from the last, -1.
-        tag: That of the tags'.
+        tag: That of the tags'; None reads none.
         form: How the file is written.
 
     Raises:
@@ -105,7 +106,8 @@ def sentences(path: Path, *, word: int, tag: int, form: Form = PLAIN) -> list[Se
             bad.add(len(found) - 1)
             continue
         found[-1].words.append(cells[word])
-        found[-1].tags.append(cells[tag])
+        if tag is not None:
+            found[-1].tags.append(cells[tag])
         found[-1].lines.append(number)
     if left_out:
         logger.warning(
@@ -131,11 +133,11 @@ class _Layout(NamedTuple):
     tabs: bool
     width: int
     word: int
-    tag: int
+    tag: int | None
     numbered: bool  # whether the first column counts the words
 
     @classmethod
-    def of(cls, path: Path, word: int, tag: int, form: Form) -> _Layout:
+    def of(cls, path: Path, word: int, tag: int | None, form: Form) -> _Layout:
         written = ((n, line) for n, line in lines(path, form) if not _ends(line))
         first = next(written, None)
         if first is None:
@@ -160,7 +162,9 @@ class _Layout(NamedTuple):
             return True
         if inside or not line.startswith("#"):
             return False
-        return len(cells) != self.width or not _TAG.fullmatch(cells[self.tag])
+        if len(cells) != self.width:
+            return True
+        return self.tag is not None and not _TAG.fullmatch(cells[self.tag])
 
     def check(self, cells: list[str]) -> None:
         """Raise ValueError, with reason and remedy, where a line is malformed."""
@@ -180,14 +184,14 @@ def _cells(line: str, tabs: bool) -> list[str]:
     return [cell for cell in line.split(" ") if cell]
 
 
-def _check_places(at: str, width: int, word: int, tag: int) -> None:
+def _check_places(at: str, width: int, word: int, tag: int | None) -> None:
     for flag, place in (("--text-column", word), ("--label-column", tag)):
-        if not -width <= place < width:
+        if place is not None and not -width <= place < width:
             raise TaskError(
                 f"{at}: {width} column(s), and none has the number {place}; give one from 0 to "
                 f"{width - 1} by {flag}, or one from -1 down to {-width} to count from the last."
             )
-    if word % width == tag % width:
+    if tag is not None and word % width == tag % width:
         raise TaskError(
             f"{at}: column {word} would be both word and tag; give each its own by --text-column "
             "and --label-column."

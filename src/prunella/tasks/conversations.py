@@ -56,13 +56,21 @@ _UNREAD = ("images", "image", "audios", "audio", "videos", "video", "functions",
 logger = logging.getLogger("prunella")
 
 
-def load(data: Path, column: str | None, streaming: bool, test: Path | None = None) -> Splits:
+def load(
+    data: Path,
+    column: str | None,
+    streaming: bool,
+    test: Path | None = None,
+    *,
+    whole: bool = False,
+) -> Splits:
     """Read conversations from a file, or from a folder of files for train, dev and test.
 
     Args:
         column: That of the lists of messages; by default one of `FORMS`.
         test: A file for test; by default that of the folder, if it has one.
         streaming: Whether training rows are read as they are needed; needs a dev file.
+        whole: See `with_dev`.
 
     Raises:
         TaskError: It is not there or cannot be read, or a row is no conversation.
@@ -71,7 +79,8 @@ def load(data: Path, column: str | None, streaming: bool, test: Path | None = No
     found = None if dev is None else _rows(dev, column)
     judged = labelled(test or there, lambda path: _rows(path, column), asked=test is not None)
     if not streaming:
-        return with_dev(_rows(train, column), found, train, texts=SPOKEN, test=judged)
+        rows = _rows(train, column)
+        return with_dev(rows, found, train, texts=SPOKEN, test=judged, whole=whole)
     if found is None:
         raise TaskError(
             f"{data}: a stream has no end to cut a dev set off; give a folder with a dev file"

@@ -62,6 +62,7 @@ class Extraction(Task):
     length: ClassVar[int] = 384
     apart: ClassVar[str | None] = "context"
     texts: ClassVar[tuple[str, ...] | None] = ("question", "context")
+    inputs: ClassVar[tuple[str, ...]] = ("question", "context")
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -184,6 +185,12 @@ class Extraction(Task):
 
     def said(self, records: Sequence[Record]) -> tuple[set[str], set[str]]:
         return {repr(r["prediction"]) for r in records}, {repr(r["answers"]) for r in records}
+
+    def prediction(self, record: Record) -> dict[str, Any]:
+        """As `Task.prediction`: the answer, its logits' sum and, where there may be none, by how
+        much that beats it."""
+        names = ("id", "prediction", "score", "no_answer")
+        return {name: record[name] for name in names if name in record}
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         """As `Task.score`, in fractions of 1; 0.0 for the kind of question that is not there."""

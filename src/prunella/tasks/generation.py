@@ -35,9 +35,11 @@ from prunella.errors import Diverged, unknown
 from prunella.regularizers import IGNORED
 from prunella.tasks.base import (
     NOT_FINITE,
+    USUAL,
     Columns,
     Reader,
     Record,
+    Rows,
     Task,
     TaskError,
     is_decoder,
@@ -129,6 +131,7 @@ class Generation(Task):
     auto = AutoModelForSeq2SeqLM  # of encoder-decoder models; see `architecture`
     length: ClassVar[int] = 256
     top: ClassVar[float] = 100.0
+    inputs: ClassVar[tuple[str, ...]] = ("source",)
 
     def __post_init__(self) -> None:
         for name in self.measures:
@@ -300,6 +303,10 @@ class Generation(Task):
     def said(self, records: Sequence[Record]) -> tuple[set[str], set[str]]:
         return {repr(r["prediction"]) for r in records}, {repr(r["references"]) for r in records}
 
+    def prediction(self, record: Record) -> dict[str, Any]:
+        """As `Task.prediction`: the text that was written."""
+        return {"prediction": record["prediction"]}
+
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         """Score predictions, each against all references of its row, from 0 to 100.
 
@@ -315,17 +322,24 @@ class Generation(Task):
         return {name: _METRICS[name](predictions, references) for name in self.measures}
 
 
-def grouped(pairs: Iterable[tuple[str, str]]) -> Dataset:
+def grouped(
+    pairs: Iterable[tuple[str, str]], places: Iterable[str] = (), asked: Rows = USUAL
+) -> Dataset:
     """Rows of sources and targets: a source that comes several times is one row.
 
     So it is generated for once, against all its references, and a cut by rows parts no source.
+
+    Args:
+        places: where each pair is, as errors name it; a row is where its source comes first.
+        asked: what else is asked of the rows.
     """
     references: dict[str, list[str]] = {}
-    for source, target in pairs:
+    first: dict[str, str] = {}
+    for (source, target), place in zip_longest(pairs, places):
         references.setdefault(source, []).append(target)
-    return Dataset.from_dict(
-        {"source": list(references), "references": list(references.values())}, features=ROW
-    )
+        first.setdefault(source, place)
+    rows = {"source": list(references), "references": list(references.values())}
+    return Dataset.from_dict(rows | asked.column(first.values()), features=asked.features(ROW))
 
 
 def _start(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -150,18 +150,22 @@ def with_dev(
     ordered: bool = False,
     texts: Sequence[str] | None = None,
     test: Dataset | None = None,
+    whole: bool = False,
 ) -> Splits:
     """All parts; without a dev set, a tenth of train becomes it, always the same rows.
 
     Args:
         file: the training file.
         ordered, texts: see `cut_holdout`.
+        whole: nothing is trained on: all rows are dev, if there is no dev set.
 
     Raises:
         TaskError: there are too few rows for that.
     """
     if dev is not None:
         return Splits(train, {"dev": dev}, test)
+    if whole:
+        return Splits(train, {"dev": train}, test)
     if len(train) < MIN_ROWS:
         raise TaskError(
             f"{file}: {len(train)} rows are too few to cut a dev set off; give at least "

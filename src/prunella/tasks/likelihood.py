@@ -80,6 +80,12 @@ def likelihoods(
     return list(zip(nats, counted.sum(dim=1).tolist(), strict=True))
 
 
+def scored(name: str, record: Record) -> dict[str, Any]:
+    """What a record says, for people: the perplexity, None where there is no token to predict."""
+    value = perplexity(name, [record]) if record["tokens"] else None
+    return {"prediction": value, "nll": record["nll"], "tokens": record["tokens"]}
+
+
 def perplexity(name: str, records: Sequence[Record]) -> float:
     """The perplexity of the tokens of some records, at most e^700.
 

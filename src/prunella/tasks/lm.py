@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from datasets import Dataset
@@ -37,16 +37,25 @@ from transformers.models.auto.modeling_auto import (
 
 from prunella.regularizers import IGNORED
 from prunella.tasks.base import (
+    USUAL,
     Columns,
     Reader,
     Record,
+    Rows,
     Splits,
     Task,
     TaskError,
 )
 from prunella.tasks.form import PLAIN, Form
 from prunella.tasks.holdout import with_dev
-from prunella.tasks.likelihood import by_frequency, check_decoder, likelihoods, padded, perplexity
+from prunella.tasks.likelihood import (
+    by_frequency,
+    check_decoder,
+    likelihoods,
+    padded,
+    perplexity,
+    scored,
+)
 from prunella.tasks.own import TEXTS, Source, is_plain, named_test, own
 from prunella.tasks.parts import labelled
 from prunella.tasks.reading import READERS
@@ -88,6 +97,8 @@ class Language(Task):
     top = math.inf
     ordered = True
     pads = False
+    by_row = False
+    inputs: ClassVar[tuple[str, ...]] = ("text",)
 
     def __post_init__(self) -> None:
         if self.stride < 0 or (self.masked and self.stride):
@@ -216,6 +227,10 @@ class Language(Task):
     ) -> Iterator[list[Record]]:
         yield from by_frequency(records, labels)
 
+    def prediction(self, record: Record) -> dict[str, Any]:
+        """As `Task.prediction`: how likely the text is, as its perplexity."""
+        return scored(self.name, record)
+
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         """The perplexity, at most e^700, for JSON knows no infinity; see `Task.score`."""
         return {"perplexity": perplexity(self.name, records)}
@@ -230,6 +245,7 @@ def language(
     streaming: bool = False,
     form: Form = PLAIN,
     test: Path | None = None,
+    asked: Rows = USUAL,
 ) -> Language:
     """Make a task of running text, which is read when the task's `load` is called.
 
@@ -247,6 +263,7 @@ def language(
         streaming: Whether training texts are read as they are needed; needs a dev file.
         form: How files are written.
         test: A file for test, instead of what the data has.
+        asked: What else is asked of the rows; no classes and no origins, for blocks have none.
 
     Raises:
         TaskError: The stride is negative, or is given for `lm/masked`; `load` raises it where the
@@ -254,7 +271,7 @@ def language(
     """
     masked = name == "lm/masked"
     where = None if data is None else Path(data)
-    load = partial(_load, name, where, column, streaming, form, test)
+    load = partial(_load, name, where, column, streaming, form, test, asked.whole)
     return Language(name, load=load, masked=masked, stride=stride)
 
 
@@ -313,6 +330,7 @@ def _load(
     streaming: bool,
     form: Form,
     test: Path | None,
+    whole: bool,
     data: Path | None,
 ) -> Splits:
     """Read texts from `data`, else from `given`, else from the hub."""
@@ -330,7 +348,8 @@ def _load(
     dev = None if dev_part is None else read(dev_part)
     tested = labelled(test_part, read, asked=test is not None)
     if not streaming:
-        return with_dev(read(train), dev, Path(str(train)), ordered=True, test=tested)
+        rows, file = read(train), Path(str(train))
+        return with_dev(rows, dev, file, ordered=True, test=tested, whole=whole)
     if dev is None:
         raise TaskError(
             f"{where}: a stream has no end to cut a dev set off; give a folder with a dev file"

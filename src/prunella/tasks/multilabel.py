@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ class Multilabel(Task):
     label_threshold: float = 0.5
 
     auto = AutoModelForSequenceClassification
+    inputs: ClassVar[tuple[str, ...]] = ("text", "pair")
 
     def __post_init__(self) -> None:
         if not 0 < self.label_threshold < 1:
@@ -111,6 +112,15 @@ class Multilabel(Task):
     def said(self, records: Sequence[Record]) -> tuple[set[str], set[str]]:
         said, right = ({str(record[name]) for record in records} for name in ("said", "labels"))
         return said, right
+
+    def prediction(self, record: Record) -> dict[str, Any]:
+        """As `Task.prediction`: the labels that are said, with the probability of each by name."""
+        said = [name for name, is_said in zip(self.labels, record["said"], strict=True) if is_said]
+        shares = torch.tensor(record["logits"], dtype=torch.float64).sigmoid().tolist()
+        return {
+            "prediction": said,
+            "probabilities": dict(zip(self.labels, shares, strict=True)),
+        }
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         """Score labels, by torchmetrics.

@@ -18,6 +18,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from datasets import Dataset
 
+from prunella.tasks.base import ORIGIN
+
 RUN = 8  # words in a row that two texts do not have in common by chance
 FEW = 4  # words; a text of fewer says nothing beside a longer one of the same row
 COMMON, COMMON_PART = 20, 0.01  # a run in more texts, and in a greater part of them, is a phrase
@@ -107,7 +109,8 @@ class Texts:
 
 def _strings(rows: Dataset, columns: Sequence[str] | None) -> list[pa.Array]:
     """The columns of text, each as an array of strings."""
-    names = [name for name in rows.column_names if columns is None or name in columns]
+    known = [name for name in rows.column_names if name != ORIGIN]
+    names = [name for name in known if columns is None or name in columns]
     table = rows.select_columns(names).with_format("arrow")[:]
     found = []
     for name in names:

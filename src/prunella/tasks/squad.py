@@ -48,9 +48,10 @@ def _load(
 ) -> Splits:
     """Read the parts of a set, from the hub if no folder is given."""
     dataset = partial(Dataset.from_list, features=FEATURES)
+    needed = name if version == "1.1" else None
 
     def judged(file: Path) -> Dataset:
-        return dataset(_read(file, name, version, form))
+        return dataset(questions(file, form, needed=needed))
 
     if folder is None:
         hub_parts = from_hub(name, FILES, hub)
@@ -58,7 +59,7 @@ def _load(
         train, dev = (part.select_columns(list(FEATURES)) for part in parts)
         return Splits(train, {"dev": dev}, labelled(test, judged, asked=True))
     train_file, dev_file = (_find(name, folder, part, version) for part in ("train", "dev"))
-    rows = _in_place(train_file, _read(train_file, name, version, form), form.skip)
+    rows = _in_place(train_file, questions(train_file, form, needed=needed), form.skip)
     there = first_of(folder, _names("test", version)) if test is None else test
     tested = labelled(there, judged, asked=test is not None)
     return Splits(dataset(rows), {"dev": judged(dev_file)}, tested)
@@ -80,20 +81,27 @@ def _find(name: str, folder: Path, part: str, version: str) -> Path:
     return path
 
 
-def _read(path: Path, name: str, version: str, form: Form) -> list[Row]:
-    """The questions of a file, each a row of its own, whatever its id."""
+def questions(
+    path: Path, form: Form = PLAIN, *, answers: bool = True, needed: str | None = None
+) -> list[Row]:
+    """The questions of a file, each a row of its own, whatever its id.
+
+    Args:
+        answers: whether they are read.
+        needed: the task that needs some of every question.
+    """
     rejects = Rejects(str(path), skip=form.skip, at_once=False)
     rows: list[Row] = []
-    for place, made in _questions(path, form):
+    for place, made in _questions(path, form, answers):
         try:
             row = made()
         except _Unfit as error:
             rejects.add(str(path), *error.args)
             continue
-        if version == "1.1" and not row["answers"]["text"]:
+        if needed and not row["answers"]["text"]:
             rejects.add(
                 str(path),
-                f"{place}: the question has no answers, and {name} needs one",
+                f"{place}: the question has no answers, and {needed} needs one",
                 "remove it, or take qa/squad_v2",
             )
         else:
@@ -108,7 +116,7 @@ class _Unfit(ValueError):
     """A part of the file is not as needed; says where, the rule and the remedy."""
 
 
-def _questions(path: Path, form: Form) -> Iterator[tuple[str, Callable[[], Row]]]:
+def _questions(path: Path, form: Form, answers: bool) -> Iterator[tuple[str, Callable[[], Row]]]:
     """Where in a file each question is, and what makes its row."""
     try:
         file = json.loads(decode(path, form))
@@ -122,13 +130,13 @@ def _questions(path: Path, form: Form) -> Iterator[tuple[str, Callable[[], Row]]
             for paragraph, p in _each(article, a, "paragraphs"):
                 context = _take(paragraph, p, "context", str)
                 for question, q in _each(paragraph, p, "qas"):
-                    yield q, partial(_row, question, q, context)
+                    yield q, partial(_row, question, q, context, answers)
     except _Unfit as error:  # of what holds questions, which cannot be skipped
         reason, remedy = error.args
         raise TaskError(f"{path}: {reason}; {remedy}.") from error
 
 
-def _row(question: Any, place: str, context: str) -> Row:
+def _row(question: Any, place: str, context: str, answers: bool) -> Row:
     """A row; its id may be None."""
     given = question.get("id") if isinstance(question, dict) else None
     text = _take(question, place, "question", str)
@@ -138,7 +146,7 @@ def _row(question: Any, place: str, context: str) -> Row:
         "id": given if given is None else str(given),
         "question": text,
         "context": context,
-        "answers": _answers(question, place),
+        "answers": _answers(question, place) if answers else {"text": [], "answer_start": []},
     }
 
 

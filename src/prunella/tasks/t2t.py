@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 
-from prunella.tasks.base import Splits, TaskError
+from prunella.tasks.base import USUAL, Rows, Splits, TaskError
 from prunella.tasks.form import PLAIN, Form
 from prunella.tasks.generation import ROW, Generation, grouped
 from prunella.tasks.holdout import with_dev
@@ -26,6 +26,7 @@ def text2text(
     streaming: bool = False,
     form: Form = PLAIN,
     test: Path | None = None,
+    asked: Rows = USUAL,
 ) -> Generation:
     """Make a task of the user's own sources and targets, which are read at once.
 
@@ -42,6 +43,7 @@ def text2text(
             row is one source with one target, in columns of their own.
         form: How files are written.
         test: A file for test, instead of what the data has.
+        asked: What else is asked of the rows.
 
     Returns:
         A task whose `load` returns the rows read here, whatever it is given. It is scored by
@@ -55,10 +57,14 @@ def text2text(
         raise TaskError(f"column {source!r} is named for source and target; give each its own.")
     columns = (source, target)
     train_part, dev_part, test_part = own(data, form, test=test, streaming=streaming)
-    dev = None if dev_part is None else _rows(dev_part, columns, form)
-    tested = labelled(test_part, lambda part: _rows(part, columns, form), asked=test is not None)
+
+    def read(part: Source) -> Dataset:
+        return _rows(part, columns, form, asked)
+
+    dev = None if dev_part is None else read(dev_part)
+    tested = labelled(test_part, read, asked=test is not None)
     if not streaming:
-        splits = with_dev(_rows(train_part, columns, form), dev, Path(data), test=tested)
+        splits = with_dev(read(train_part), dev, Path(data), test=tested, whole=asked.whole)
     elif dev is None:
         raise TaskError(f"{data}: a stream has no end to cut a dev set off; give a dev part.")
     else:
@@ -74,9 +80,10 @@ def _stream(part: Source, columns: tuple[str, str], form: Form) -> IterableDatas
     )
 
 
-def _rows(part: Source, columns: tuple[str, str], form: Form) -> Dataset:
+def _rows(part: Source, columns: tuple[str, str], form: Form, asked: Rows) -> Dataset:
     """Rows of sources and targets; none may be blank."""
     pairs: list[tuple[str, str]] = []
+    places: list[str] = []
     good, rejects = 0, Rejects(str(part), skip=form.skip, at_once=False)
     for place, (source, target) in part.cells(columns, rejects):
         targets = target if isinstance(target, list) and target else [target]
@@ -87,7 +94,8 @@ def _rows(part: Source, columns: tuple[str, str], form: Form) -> Dataset:
         else:
             good += 1
             pairs += [(source, text) for text in targets]
+            places += [place for _ in targets]
     rejects.settle(good)
     if not pairs:
         raise TaskError(f"{part}: no rows; it must hold at least one.")
-    return grouped(pairs)
+    return grouped(pairs, places, asked)

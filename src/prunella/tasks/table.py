@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, List, Value
 
 from prunella.errors import unknown
-from prunella.tasks.base import TaskError
+from prunella.tasks.base import USUAL, Rows, TaskError
 from prunella.tasks.classification import MEASURES, Classification
 from prunella.tasks.form import PLAIN, Form, comma
 from prunella.tasks.holdout import with_dev
@@ -65,6 +65,7 @@ def table(
     positive: str | None = None,
     form: Form = PLAIN,
     test: Path | None = None,
+    asked: Rows = USUAL,
 ) -> Classification | Multilabel:
     """Make a task of the user's own table, which is read at once.
 
@@ -85,6 +86,7 @@ def table(
         positive: Of two classes the one that `f1` is of; by default the second.
         form: How files are written.
         test: A file for test, instead of what the data has.
+        asked: What else is asked of the rows.
 
     Returns:
         A task whose `load` returns the rows read here, whatever it is given.
@@ -111,21 +113,25 @@ def table(
     if not rows:
         raise TaskError(f"{train}: no rows; the file must hold at least one.")
     _warn_of_contradictions(train, rows)
-    names = _names(kind, train, label, rows, form, positive)
+    names = _names(kind, train, label, rows, form, positive, asked)
 
-    def judged(part: Source) -> Dataset:
-        rejects = Rejects(str(part), skip=form.skip, at_once=False)
-        found = _dataset(_rows(part, columns, read, rejects), names, form, rejects)
+    def made(part: Source, rows: list[Any], rejects: Rejects) -> Dataset:
+        found = _dataset(rows, names, form, rejects, asked)
         rejects.settle(len(found))
         if not len(found):
             raise TaskError(f"{part}: no rows; the file must hold at least one.")
         return found
 
+    def judged(part: Source) -> Dataset:
+        rejects = Rejects(str(part), skip=form.skip, at_once=False)
+        return made(part, _rows(part, columns, read, rejects), rejects)
+
     splits = with_dev(
-        _dataset(rows, names, form, None),
+        made(train, rows, Rejects(str(train), skip=form.skip, at_once=False)),
         None if dev is None else judged(dev),
         Path(str(train)),
         test=labelled(tested, judged, asked=test is not None),
+        whole=asked.whole,
     )
     if kind == "multilabel":
         assert names is not None
@@ -256,11 +262,17 @@ def _number(cell: str, form: Form) -> float:
 
 
 def _names(
-    kind: str, part: Source, column: str, rows: list[_Row], form: Form, positive: str | None
+    kind: str,
+    part: Source,
+    column: str,
+    rows: list[_Row],
+    form: Form,
+    positive: str | None,
+    asked: Rows,
 ) -> tuple[str, ...] | None:
     """The class names in the order of their indices; None for scores."""
     if kind == "regression":
-        if len({row.label for row in rows}) == 1 and len(rows) > 1:
+        if len({row.label for row in rows}) == 1 and len(rows) > 1 and not asked.whole:
             raise TaskError(
                 f"{part}: column {column!r} holds {rows[0].label:g} in every row; regression needs "
                 "at least two different scores."
@@ -269,7 +281,8 @@ def _names(
     several = kind == "multilabel"
     given = [row.label for row in rows]
     known = part.classes(column) or ()
-    names = _classes(part, column, [*_flat(given)] if several else given, known, form, several)
+    labels = _flat(given) if several else given
+    names = asked.classes or _classes(part, column, labels, known, form, several)
     if positive is None:
         return names
     if len(names) != 2 or positive not in names:
@@ -314,7 +327,11 @@ def _classes(
 
 
 def _dataset(
-    rows: list[_Row], names: tuple[str, ...] | None, form: Form, rejects: Rejects | None
+    rows: list[_Row],
+    names: tuple[str, ...] | None,
+    form: Form,
+    rejects: Rejects,
+    asked: Rows,
 ) -> Dataset:
     """Turn rows into the columns of `Splits`.
 
@@ -329,20 +346,18 @@ def _dataset(
         if names is not None:
             labels = [label if label in indices else form.whole(label) for label in labels]
             if odd := [label for label in labels if label not in indices]:
-                assert rejects is not None
                 rejects.add(row.place, unknown("label", odd[0], indices))
                 continue
             labels = [indices[label] for label in labels]
         kept.append(row)
         values.append(sorted(labels) if several else labels[0])
     width = len(rows[0].texts) if rows else 1
-    columns = [[row.texts[place] for row in kept] for place in range(width)]
-    texts = dict(zip(("text", "pair"), columns, strict=False))
+    cells = [[row.texts[place] for row in kept] for place in range(width)]
+    texts: dict[str, list[Any]] = dict(zip(("text", "pair"), cells, strict=False))
     kind = Value("float32") if names is None else ClassLabel(names=list(names))
-    features = Features(
-        **{name: Value("string") for name in texts}, label=List(kind) if several else kind
-    )
-    return Dataset.from_dict(texts | {"label": values}, features=features)
+    kinds = {name: Value("string") for name in texts} | {"label": List(kind) if several else kind}
+    columns = texts | {"label": values} | asked.column(row.place for row in kept)
+    return Dataset.from_dict(columns, features=asked.features(kinds))
 
 
 def _warn_of_contradictions(part: Source, rows: list[_Row]) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, List, Value
 from seqeval.metrics.sequence_labeling import (  # type: ignore[import-untyped]
     accuracy_score,
     precision_recall_fscore_support,
@@ -29,9 +29,11 @@ from transformers import (
 from prunella.errors import unknown
 from prunella.regularizers import IGNORED
 from prunella.tasks.base import (
+    USUAL,
     Columns,
     Reader,
     Record,
+    Rows,
     Splits,
     Task,
     TaskError,
@@ -48,7 +50,7 @@ from prunella.tasks.sources import PARQUET, first_of, from_folder, from_hub
 from prunella.tasks.text import suffix_of
 
 SUFFIXES = (".conll", ".conllu", ".txt", ".tsv", ".bio", ".iob", ".iob2", ".bioes", ".iobes")
-_TABLES = (".jsonl", ".json", ".parquet")
+TABLES = (".jsonl", ".json", ".parquet")
 WORDS, TAGS = ("tokens", "words"), ("ner_tags", "tags", "labels")
 
 
@@ -66,6 +68,7 @@ class Tagging(Task):
     labels: tuple[str, ...]
 
     auto = AutoModelForTokenClassification
+    inputs: ClassVar[tuple[str, ...]] = ("words",)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -134,6 +137,10 @@ class Tagging(Task):
     ) -> Iterator[list[Record]]:
         yield [{**record, "predictions": ["O"] * len(record["labels"])} for record in records]
 
+    def prediction(self, record: Record) -> dict[str, Any]:
+        """As `Task.prediction`: the tag of every word."""
+        return {"prediction": record["predictions"]}
+
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         """Score entities as CoNLL's scorer conlleval does, by seqeval; `accuracy` is of words.
 
@@ -179,6 +186,7 @@ def columns(
     scheme: Scheme | None = None,
     form: Form = PLAIN,
     test: Path | None = None,
+    asked: Rows = USUAL,
 ) -> Tagging:
     """Make a task of the user's own files, which are read at once.
 
@@ -197,6 +205,7 @@ def columns(
         scheme: Of the tags, in both parts; None tells it from the training part.
         form: How files are written.
         test: A file for test, instead of what the data has.
+        asked: What else is asked of the rows; of classes, that they are tags of IOB2.
 
     Returns:
         A task whose `load` returns the sentences read here, whatever it is given.
@@ -205,8 +214,8 @@ def columns(
         TaskError: The data is not there or cannot be read, a tag does not fit the scheme, or the
             dev part has a type of entity that the training part has not, which has at least one.
     """
-    path, suffixes = Path(data), (*SUFFIXES, *_TABLES)
-    if path.is_file() and suffix_of(path) not in _TABLES:
+    path, suffixes = Path(data), (*SUFFIXES, *TABLES)
+    if path.is_file() and suffix_of(path) not in TABLES:
         parts = Parts(File(path, form))
         if test is not None:
             parts = parts._replace(test=named_test(test, form, suffixes))
@@ -216,19 +225,21 @@ def columns(
     read = _sentences(train_part, word, tag, form)
     scheme = scheme or scheme_of(read)
     read = in_iob2(str(train_part), read, scheme, skip=form.skip)
-    labels = _labels(sorted({label[2:] for sentence in read for label in sentence.tags} - {""}))
+    types = sorted({label[2:] for sentence in read for label in sentence.tags} - {""})
+    labels = asked.classes or _labels(types)
     if len(labels) == 1:
         raise TaskError(f"{train_part}: every tag is O; {OTHER_COLUMN}.")
 
     def judged(part: Source) -> Dataset:
         found = in_iob2(str(part), _sentences(part, word, tag, form), scheme, skip=form.skip)
-        return _dataset(str(part), found, labels, skip=form.skip)
+        return _dataset(str(part), found, labels, asked, skip=form.skip)
 
     splits = with_dev(
-        _dataset(str(train_part), read, labels),
+        _dataset(str(train_part), read, labels, asked, skip=form.skip),
         None if dev_part is None else judged(dev_part),
         Path(str(train_part)),
         test=labelled(test_part, judged, asked=test is not None),
+        whole=asked.whole,
     )
     return Tagging("ner/columns", load=lambda _: splits, labels=labels)
 
@@ -237,17 +248,17 @@ def _sentences(
     part: Source, word: int | str | None, tag: int | str | None, form: Form
 ) -> list[Sentence]:
     """The sentences of one part of the data, with the tags as they are there."""
-    if not isinstance(part, File) or suffix_of(part.path) in _TABLES:
+    if not isinstance(part, File) or suffix_of(part.path) in TABLES:
         return _listed(part, word, tag, form)
     return sentences(
         part.path,
-        word=_number(part, word, 0, "--text-column"),
-        tag=_number(part, tag, -1, "--label-column"),
+        word=number_of(part, word, 0, "--text-column"),
+        tag=number_of(part, tag, -1, "--label-column"),
         form=form,
     )
 
 
-def _number(part: Source, place: int | str | None, default: int, flag: str) -> int:
+def number_of(part: Source, place: int | str | None, default: int, flag: str) -> int:
     """A column's number; negative ones count from the last."""
     try:
         return default if place is None else int(place)
@@ -263,8 +274,8 @@ def _listed(
 ) -> list[Sentence]:
     """Sentences of a table whose rows hold a list of words and a list of tags."""
     known = part.columns()
-    columns = [_column(part, word, WORDS, known, "--text-column")]
-    columns.append(_column(part, tag, TAGS, known, "--label-column"))
+    columns = [column_of(part, word, WORDS, known, "--text-column")]
+    columns.append(column_of(part, tag, TAGS, known, "--label-column"))
     rejects = Rejects(str(part), skip=form.skip, at_once=False)
     found: list[Sentence] = []
     for place, cells in part.cells(columns, rejects):
@@ -276,17 +287,17 @@ def _listed(
             counts = f"{len(cells[0])} words and {len(cells[1])} tags"
             rejects.add(place, counts, "give each word a tag")
         else:
-            number = place.removeprefix(str(part)).removeprefix(":").removeprefix(", ")
-            found.append(Sentence(number, cells[0], cells[1], []))
+            found.append(Sentence(place, cells[0], cells[1], []))
     rejects.settle(len(found))
     if not found:
         raise TaskError(f"{part}: no sentences; the file must hold at least one.")
     return found
 
 
-def _column(
+def column_of(
     part: Source, name: int | str | None, defaults: Sequence[str], known: Sequence[str], flag: str
 ) -> str:
+    """The name of a column: the one given, or the first of the defaults that is there."""
     if name is not None:
         return str(name)
     there = [column for column in defaults if column in known]
@@ -312,11 +323,16 @@ def _labels(types: Iterable[str]) -> tuple[str, ...]:
 
 
 def _dataset(
-    origin: Path | str, read: list[Sentence], labels: tuple[str, ...], *, skip: bool = False
+    origin: Path | str,
+    read: list[Sentence],
+    labels: tuple[str, ...],
+    asked: Rows = USUAL,
+    *,
+    skip: bool = False,
 ) -> Dataset:
     """Turn sentences, their tags in IOB2, into the columns of `Splits`."""
     indices = {label: index for index, label in enumerate(labels)}
-    types = [label[2:] for label in labels[1::2]]
+    types = dict.fromkeys(label[2:] for label in labels if label != "O")
     rejects = Rejects(str(origin), skip=skip, at_once=False)
     kept = []
     for sentence in read:
@@ -331,8 +347,11 @@ def _dataset(
         {
             "words": [sentence.words for sentence in kept],
             "tags": [[indices[tag] for tag in sentence.tags] for sentence in kept],
-        },
-        features=Features(words=List(Value("string")), tags=List(ClassLabel(names=list(labels)))),
+        }
+        | asked.column(sentence.place(origin) for sentence in kept),
+        features=asked.features(
+            {"words": List(Value("string")), "tags": List(ClassLabel(names=list(labels)))}
+        ),
     )
 
 
@@ -384,11 +403,11 @@ def _from_hub(spec: _Set) -> list[Dataset]:
     for split in ("train", "validation", "test"):
         names = hub[split].features["ner_tags"].feature.names
         rows = zip(hub[split]["tokens"], hub[split]["ner_tags"], strict=True)
+        origin = f"{spec.hub}/{split}"
         found = [
-            Sentence(f"row {number}", words, [names[index] for index in tags], [])
+            Sentence(f"{origin}, row {number}", words, [names[index] for index in tags], [])
             for number, (words, tags) in enumerate(rows, start=1)
         ]
-        origin = Path(f"{spec.hub}/{split}")
         read.append(_dataset(origin, in_iob2(origin, found, "iob1"), _labels(spec.types)))
     return read
 
