@@ -127,9 +127,11 @@ def test_tokenizers_that_lack_special_tokens(
 ) -> None:
     """Text is joined as it is, which is said; where a token must end or pad, it is refused."""
     folder = tmp_path / "model"
-    build("gpt2", AutoModelForCausalLM).save_pretrained(folder)
     made = chats.tokenizer(None, "gpt2").backend_tokenizer
     PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(folder)
+    model = build("gpt2", AutoModelForCausalLM)
+    model.resize_token_embeddings(made.get_vocab_size())
+    model.save_pretrained(folder)
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(text for text, _ in ROWS) + "\n")
     pairs = tmp_path / "pairs.jsonl"
