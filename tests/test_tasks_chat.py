@@ -1,11 +1,14 @@
 """Chat: what is read of conversations, what a template makes of them, and what of it is learnt."""
 
+import gzip
 import json
+import math
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import chats
+import datasets
 import pyarrow as pa
 import pytest
 from chats import CHATML, DEAF, HEADERS, OPENING, PLAIN, STRICT, THINKING
@@ -14,10 +17,13 @@ from pyarrow import parquet
 from transformers import PreTrainedTokenizerBase
 
 from prunella.cli import main
+from prunella.experiments.config import RunConfig
+from prunella.experiments.data import task
 from prunella.regularizers import IGNORED
 from prunella.tasks import Reader, TaskError
 from prunella.tasks.chat import Chat
 from prunella.tasks.conversations import are_in, load
+from prunella.tasks.form import Form
 
 ASKED, TOLD = ("user", "who won ?"), ("assistant", "king")
 TURNS = [ASKED, TOLD, ("user", "and who ?"), ("assistant", "no")]
@@ -305,7 +311,7 @@ def test_a_list_in_one_file(tmp_path: Path) -> None:
     assert are_in(path, None)
     assert len(splits.train) + len(splits.dev["dev"]) == 30  # type: ignore[arg-type]
     path.write_text(json.dumps([{"messages": said(*TURNS)}, 3]))
-    with pytest.raises(TaskError, match="entry 2: 3 is no object"):
+    with pytest.raises(TaskError, match="row 2: not a JSON object"):
         load(path, None, streaming=False)
 
 
@@ -331,6 +337,51 @@ def test_nulls_of_arrow_are_no_arguments(folder: str, tmp_path: Path) -> None:
     assert found == [{"city": "red"}, {"king": "red"}]
 
 
+def test_nulls_of_json_are_arguments(tmp_path: Path) -> None:
+    call = {"function": {"name": "look", "arguments": {"city": None}}}
+    row = {"messages": [*said(ASKED), {"role": "assistant", "tool_calls": [call]}]}
+    found = json.loads(held(tmp_path, row)["messages"][0])[1]["tool_calls"][0]
+    assert found["function"]["arguments"] == {"city": None}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_rows_that_are_no_conversation_are_counted_or_left_out(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"messages": said((ASKED[0], f"who {n}"), TOLD)} for n in range(30)]
+    rows[3]["messages"][1]["content"] = " "
+    rows[9]["messages"] = []
+    path = tmp_path / f"talks{suffix}"
+    if suffix == ".parquet":
+        Dataset.from_list(rows).to_parquet(path)
+    else:
+        text = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
+    with pytest.raises(TaskError, match="2 of 30 rows cannot be used") as refused:
+        load(path, None, streaming=False)
+    for words in ("message 2 of messages (assistant) says nothing; fill it in", "--skip-bad-rows"):
+        assert words in str(refused.value)
+    splits = load(path, None, streaming=False, form=Form(skip=True))
+    assert len(splits.train) + len(splits.dev["dev"]) == 28  # type: ignore[arg-type]
+    assert f"{path}: left out 2 of 30 rows" in caplog.text
+
+
+def test_conversations_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Dataset.from_list([{"messages": said(*TURNS)}] * 12)
+    for split in ("train", "validation"):
+        rows.to_parquet(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet")
+    real = datasets.load_dataset
+
+    def load_dataset(name: str, configuration: str | None = None, **how: Any) -> Any:
+        return real(str(tmp_path / name.split("/")[1]), configuration, **how)
+
+    monkeypatch.setattr("prunella.tasks.own.load_dataset", load_dataset)
+    config = RunConfig(task="lm/causal", data="owner/set")
+    splits = task(config).load(None)
+    assert isinstance(task(config), Chat)
+    assert [len(part) for part in (splits.train, splits.dev["dev"])] == [12, 12]  # type: ignore[arg-type]
+
+
 def test_conversations_are_held_out_whole_and_by_what_is_said(tmp_path: Path) -> None:
     """Those that ask the same are on one side; having as many turns ties none."""
     words = ["the", "river", "in", "the", "city", "was", "not", "as", "cold", "as"]
@@ -352,9 +403,25 @@ def test_streams(tmp_path: Path) -> None:
     whole = held(tmp_path, *rows)
     streamed = list(load(tmp_path, None, streaming=True).train)
     assert [row["said"] for row in streamed] == whole["said"]
+    written(tmp_path / "train.jsonl", *rows, {"messages": []}, rows[0])
+    with pytest.raises(TaskError, match=r"train.jsonl:6: .*, or have such rows left out"):
+        list(load(tmp_path, None, streaming=True).train)
+    streamed = list(load(tmp_path, None, streaming=True, form=Form(skip=True)).train)
+    assert [row["said"] for row in streamed] == [*whole["said"], whole["said"][0]]
     (tmp_path / "dev.jsonl").unlink()
     with pytest.raises(TaskError, match="no end to cut a dev set off"):
         load(tmp_path, None, streaming=True)
+
+
+def test_a_model_that_knows_frequencies_alone_is_the_trivial_one() -> None:
+    """Three of four tokens are one: e to the entropy, whatever a model made of the rows."""
+    task = Chat("chat", lambda _: None)  # type: ignore[arg-type,return-value]
+    records = [{"nll": 9.0, "tokens": 3}, {"nll": 0.1, "tokens": 1}]
+    labels = [[IGNORED, 7, 7, IGNORED], [IGNORED, 7, 8]]
+    (constant,) = task.constants(records, labels)
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert task.score(constant)["perplexity"] == pytest.approx(math.exp(entropy))
+    assert not list(task.constants(records, [[IGNORED]]))
 
 
 # --- by command ----------------------------------------------------------------------------------

@@ -147,17 +147,14 @@ def _own(config: RunConfig, asked: Rows) -> Task:
         )
     data, form, test = os.path.expanduser(config.data or ""), form_of(config), _test(config)
     if config.task in (*_CHAT, "lm/masked", "text2text") and config.data is not None:
-        path = Path(data)
-        holds = conversations.are_in(path, config.text_column)
+        holds = conversations.are_in(data, config.text_column, form)
         if config.task == "chat" or (holds and config.task == "lm/causal"):
-            if form != PLAIN:
-                flag = "encoding" if config.encoding else "skip_bad_rows"
-                raise _misplaced(config, flag, "does not apply to conversations")
             return tasks.chat(
-                path,
+                data,
                 name=config.task,
                 column=config.text_column,
                 streaming=config.streaming,
+                form=form,
                 test=test,
                 asked=asked,
             )

@@ -36,6 +36,7 @@ from prunella.tasks.base import (
     Task,
     TaskError,
 )
+from prunella.tasks.form import PLAIN, Form
 from prunella.tasks.likelihood import (
     by_frequency,
     check_decoder,
@@ -187,24 +188,26 @@ def chat(
     name: str = "chat",
     column: str | None = None,
     streaming: bool = False,
+    form: Form = PLAIN,
     test: Path | None = None,
     asked: Rows = USUAL,
 ) -> Chat:
     """Make a task of the user's own conversations, which are read at once.
 
     Args:
-        data: JSON lines, a JSON list or Parquet; or a folder of files for train, dev and test (see
-            `parts.NAMES`) of these kinds. Without a dev file a tenth of the conversations becomes
-            the dev set.
+        data: JSON lines, a JSON list or Parquet; a folder of such files; a saved set or one on the
+            hub (see `own.own`). Without a dev part a tenth of the conversations becomes the dev
+            set.
         name: The task's name.
         column: That of the lists of messages; by default `messages`, `conversations`, or `prompt`
             with `completion` or `response`.
-        streaming: Whether training rows are read as they are needed; needs a dev file.
-        test: A file for test; by default that of the folder, if it has one.
+        streaming: Whether training rows are read as they are needed; needs a dev part.
+        form: How files are written, and whether rows that are no conversation are left out.
+        test: A file for test; by default what the data has for it.
         asked: What else is asked of the rows; no origins, for examples have none.
 
     Raises:
         TaskError: The data is not there or cannot be read, or a row is no conversation.
     """
-    splits: Splits = conversations.load(Path(data), column, streaming, test, whole=asked.whole)
+    splits: Splits = conversations.load(data, column, streaming, test, form=form, whole=asked.whole)
     return Chat(name, load=lambda _: splits)

@@ -14,22 +14,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
-from datasets import Dataset, Features, IterableDataset, List, Value, load_from_disk
+from datasets import Dataset, Features, IterableDataset, List, Value
 
 from prunella.tasks.base import Splits, TaskError
+from prunella.tasks.form import PLAIN, Form
 from prunella.tasks.holdout import with_dev
-from prunella.tasks.parts import NAMES, Files, found_in, labelled, parts, shards
-from prunella.tasks.reading import (
-    READERS,
-    at,
-    decode,
-    lines,
-    parquet_columns,
-    parsed,
-)
+from prunella.tasks.own import Source, own
+from prunella.tasks.parts import labelled
+from prunella.tasks.rejects import Rejects
 from prunella.tasks.template import Message
-from prunella.tasks.text import suffix_of
 
 # What messages say, and all else as JSON, for Arrow would give each call the keys of all others.
 ROW = Features(
@@ -39,7 +32,6 @@ ROW = Features(
     settings=Value("string"),
     given=Value("int64"),
 )
-_SAVED, _SPLITS = "state.json", "dataset_dict.json"  # of what `save_to_disk` wrote
 SPOKEN = ("said",)  # columns that hold text
 SUFFIXES = (".jsonl", ".json", ".parquet")
 FORMS = (("messages",), ("conversations",), ("prompt", "completion"), ("prompt", "response"))
@@ -57,47 +49,55 @@ logger = logging.getLogger("prunella")
 
 
 def load(
-    data: Path,
+    data: Path | str,
     column: str | None,
     streaming: bool,
     test: Path | None = None,
     *,
+    form: Form = PLAIN,
     whole: bool = False,
 ) -> Splits:
-    """Read conversations from a file, or from a folder of files for train, dev and test.
+    """Read conversations from files, a saved set or one on the hub; see `own.own`.
 
     Args:
         column: That of the lists of messages; by default one of `FORMS`.
-        test: A file for test; by default that of the folder, if it has one.
-        streaming: Whether training rows are read as they are needed; needs a dev file.
+        test: A file for test; by default what the data has for it.
+        streaming: Whether training rows are read as they are needed; needs a dev part.
+        form: How files are written, and whether rows that are no conversation are left out.
         whole: See `with_dev`.
 
     Raises:
         TaskError: It is not there or cannot be read, or a row is no conversation.
     """
-    train, dev, there = _parts(data)
-    found = None if dev is None else _rows(dev, column)
-    judged = labelled(test or there, lambda path: _rows(path, column), asked=test is not None)
+    train, dev, there = own(data, form, suffixes=SUFFIXES, test=test, streaming=streaming)
+
+    def read(part: Source) -> Dataset:
+        return _rows(part, column, form)
+
+    found = None if dev is None else read(dev)
+    judged = labelled(there, read, asked=test is not None)
     if not streaming:
-        rows = _rows(train, column)
-        return with_dev(rows, found, train, texts=SPOKEN, test=judged, whole=whole)
+        file = Path(str(train))
+        return with_dev(read(train), found, file, texts=SPOKEN, test=judged, whole=whole)
     if found is None:
         raise TaskError(
             f"{data}: a stream has no end to cut a dev set off; give a folder with a dev file"
         )
     stream = IterableDataset.from_generator(
-        _read, features=ROW, gen_kwargs={"path": str(train), "column": column}
+        _read,
+        features=ROW,
+        gen_kwargs={"source": train, "column": column, "skip": form.skip, "at_once": True},
     )
     if next(iter(stream), None) is None:
-        raise TaskError(f"{train}: no rows; it must hold at least one.")
+        raise _empty(train)
     return Splits(stream, {"dev": found}, judged)
 
 
-def are_in(data: Path, column: str | None) -> bool:
+def are_in(data: Path | str, column: str | None, form: Form = PLAIN) -> bool:
     """Whether data holds conversations, judged by its first row; False where it cannot be read."""
     try:
-        train = _parts(data).train
-        _, first = next(_records(train))
+        train = own(data, form, suffixes=SUFFIXES, streaming=True).train
+        _, first = next(train.rows(Rejects(str(train), skip=form.skip)))
     except (TaskError, StopIteration):
         return False
     if column is not None:
@@ -107,110 +107,61 @@ def are_in(data: Path, column: str | None) -> bool:
     return any(all(_messages_of(first.get(n)) is not None for n in names) for names in FORMS)
 
 
-def _parts(data: Path) -> Files:
-    """The parts of the data: files, or folders that `save_to_disk` wrote."""
-    if (data / _SAVED).is_file():
-        return Files(data)
-    if not (data / _SPLITS).is_file():
-        return parts(data, SUFFIXES)
-    train, dev, test = (
-        next((data / name for name in names if (data / name).is_dir()), None)
-        for names in NAMES.values()
-    )
-    if train is None:
-        raise TaskError(f"{data} has no split train; found was {found_in(data)}.")
-    return Files(train, dev, test)
+def _empty(source: Source) -> TaskError:
+    return TaskError(f"{source}: no rows; it must hold at least one.")
 
 
-def _rows(path: Path, column: str | None) -> Dataset:
-    rows = list(_read(str(path), column))
+def _rows(source: Source, column: str | None, form: Form) -> Dataset:
+    rows = list(_read(source, column, form.skip, at_once=False))
     if not rows:
-        raise TaskError(f"{path}: no rows; it must hold at least one.")
+        raise _empty(source)
     begun = sum(json.loads(row["messages"])[0]["role"] == "assistant" for row in rows)
     if begun:
         logger.warning(
             "%s: %d of %d conversations begin with the assistant; such an opening is read and not "
             "learnt, for nothing asks for it",
-            path,
+            source,
             begun,
             len(rows),
         )
     return Dataset.from_list(rows, features=ROW)
 
 
-def _read(path: str, column: str | None) -> Iterator[dict[str, Any]]:
-    for place, record in _records(Path(path)):
-        yield _conversation(place, record, column)
-
-
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Whole rows and where each of them is, as they are needed."""
-    if path.is_dir():
+def _read(
+    source: Source, column: str | None, skip: bool, at_once: bool
+) -> Iterator[dict[str, Any]]:
+    good, rejects = 0, Rejects(str(source), skip=skip, at_once=at_once)
+    for place, record in source.rows(rejects):
         try:
-            saved: Any = load_from_disk(str(path))
-        except (OSError, ValueError, LookupError, pa.ArrowException) as error:
-            raise TaskError(f"{path}: not a sound set ({error}); write it again.") from error
-        for number, row in enumerate(saved, start=1):
-            yield f"{path}, row {number}", _without_nulls(row)
-        return
-    for file in shards(path):
-        yield from _of_file(file)
+            row = _conversation(record, column)
+        except TaskError as error:
+            reason, _, remedy = str(error).rpartition("; ")
+            rejects.add(place, reason, remedy)
+        else:
+            good += 1
+            yield row
+    rejects.settle(good)
 
 
-def _of_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if suffix_of(path) == ".parquet":
-        names = parquet_columns(path)
-        for number, cells in READERS[".parquet"](path, names):
-            # Arrow has a null for every key that another row has.
-            yield at(path, number), _without_nulls(dict(zip(names, cells, strict=True)))
-        return
-    written = ((number, line) for number, line in lines(path) if line.strip())
-    for number, line in written:
-        if number == 1 and line.lstrip().startswith("["):
-            yield from _entries(path)
-            return
-        yield at(path, number), parsed(path, number, line)
+def _conversation(record: Mapping[str, Any], column: str | None) -> dict[str, Any]:
+    """A row: what is said, all else of it as JSON, and how many messages are only read.
 
-
-def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of one list, as ShareGPT's files are."""
-    try:
-        found = json.loads(decode(path))
-    except ValueError as error:
-        raise TaskError(
-            f"{path}: not a list of JSON objects ({error}); write it again, or one object per line."
-        ) from error
-    for number, entry in enumerate(found, start=1):
-        if not isinstance(entry, dict):
-            raise TaskError(
-                f"{path}, entry {number}: {reprlib.repr(entry)} is no object; give one a row."
-            )
-        yield f"{path}, entry {number}", entry
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(held) for key, held in value.items() if held is not None}
-    if isinstance(value, list):
-        return [_without_nulls(held) for held in value]
-    return value
-
-
-def _conversation(place: str, record: Mapping[str, Any], column: str | None) -> dict[str, Any]:
-    """A row: what is said, all else of it as JSON, and how many messages are only read."""
+    Raises:
+        TaskError: It is none; gives reason and remedy, and not the place.
+    """
     for name in _UNREAD:
         if record.get(name):
             raise TaskError(
-                f"{place}: column {name!r} holds {reprlib.repr(record[name])}, and only messages "
+                f"column {name!r} holds {reprlib.repr(record[name])}, and only messages "
                 "of text and tools are read; remove the column, or such rows"
             )
     given, messages = 0, list[Message]()
-    for name in _columns(place, record, column):
+    for name in _columns(record, column):
         found = _messages_of(record[name])
         if found is None:
-            raise _no_messages(place, name, record)
+            raise _no_messages(name, record)
         given = len(messages)
-        messages += [_message(f"{place}, message {n} of {name}", m) for n, m in enumerate(found, 1)]
+        messages += [_message(f"message {n} of {name}", m) for n, m in enumerate(found, 1)]
     system = record.get("system")
     if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
@@ -218,13 +169,13 @@ def _conversation(place: str, record: Mapping[str, Any], column: str | None) -> 
     return {
         "said": [message.pop("content", None) for message in messages],
         "messages": json.dumps(messages),
-        "tools": json.dumps(_tools(place, record.get("tools"))),
-        "settings": json.dumps(_settings(place, record.get("chat_template_kwargs"))),
+        "tools": json.dumps(_tools(record.get("tools"))),
+        "settings": json.dumps(_settings(record.get("chat_template_kwargs"))),
         "given": given,
     }
 
 
-def _columns(place: str, record: Mapping[str, Any], column: str | None) -> tuple[str, ...]:
+def _columns(record: Mapping[str, Any], column: str | None) -> tuple[str, ...]:
     """The columns that make up a row's conversation."""
     forms = FORMS if column is None else ((column,),)
     for names in forms:
@@ -233,18 +184,18 @@ def _columns(place: str, record: Mapping[str, Any], column: str | None) -> tuple
     found = ", ".join(name for name in record if record[name] is not None) or "nothing"
     if {"chosen", "rejected"} <= record.keys():
         raise TaskError(
-            f"{place}: pairs of which one is preferred (chosen, rejected) are no conversations to "
+            "pairs of which one is preferred (chosen, rejected) are no conversations to "
             "learn; keep the chosen messages alone, in a column messages"
         )
     wanted = ", or ".join(" and ".join(names) for names in forms)
     raise TaskError(
-        f"{place}: no conversation: it needs {wanted}, and has {found}; name the column of the "
+        f"no conversation: it needs {wanted}, and has {found}; name the column of the "
         "messages by --text-column, or use text2text for texts, with --source-column and "
         "--target-column"
     )
 
 
-def _no_messages(place: str, name: str, record: Mapping[str, Any]) -> TaskError:
+def _no_messages(name: str, record: Mapping[str, Any]) -> TaskError:
     value = record[name]
     remedy = "give each message a role and a content"
     if isinstance(value, str):
@@ -254,8 +205,7 @@ def _no_messages(place: str, name: str, record: Mapping[str, Any]) -> TaskError:
             f"--target-column {target}"
         )
     return TaskError(
-        f"{place}: column {name!r} holds {reprlib.repr(value)} where a list of messages is needed; "
-        f"{remedy}"
+        f"column {name!r} holds {reprlib.repr(value)} where a list of messages is needed; {remedy}"
     )
 
 
@@ -337,21 +287,21 @@ def _call(place: str, call: Any) -> dict[str, Any]:
     return {**call, "type": "function", "function": named} if "function" in call else named
 
 
-def _tools(place: str, value: Any) -> list[dict[str, Any]]:
+def _tools(value: Any) -> list[dict[str, Any]]:
     found = [_parsed(tool) for tool in _parsed(value) or []]
     if not all(isinstance(tool, dict) for tool in found):
         raise TaskError(
-            f"{place}: column 'tools' holds {reprlib.repr(value)} where a list of JSON schemas is "
+            f"column 'tools' holds {reprlib.repr(value)} where a list of JSON schemas is "
             "needed; correct it or remove the column"
         )
     return found
 
 
-def _settings(place: str, value: Any) -> dict[str, Any]:
+def _settings(value: Any) -> dict[str, Any]:
     found = _parsed(value) or {}
     if not isinstance(found, dict):
         raise TaskError(
-            f"{place}: column 'chat_template_kwargs' holds {reprlib.repr(value)} where names and "
+            f"column 'chat_template_kwargs' holds {reprlib.repr(value)} where names and "
             "values are needed; correct it or remove the column"
         )
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ _SAVED = ("dataset_dict.json", "state.json")  # in folders that `save_to_disk` w
 
 # Where a row is, and its cells in the order asked for.
 Cells = Iterator[tuple[str, list[Any]]]
+Rows = Iterator[tuple[str, dict[str, Any]]]  # and all its cells, by their columns
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,20 @@ class File:
                 read = READERS[suffix](path, columns, self.form, rejects)
                 yield from ((at(path, number), cells) for number, cells in read)
 
+    def rows(self, rejects: Rejects | None = None) -> Rows:
+        """The rows of JSON or Parquet with all they hold, as they are needed; see `cells`.
+
+        Without the nulls of Arrow, which has one for every key that another row has.
+        """
+        for path in shards(self.path):
+            if suffix_of(path) == ".parquet":
+                names = parquet_columns(path)
+                for number, cells in READERS[".parquet"](path, names, self.form, rejects):
+                    yield at(path, number), _without_nulls(dict(zip(names, cells, strict=True)))
+            else:
+                found = objects(path, self.form, rejects)
+                yield from ((at(path, number), row) for number, row in found)
+
     def columns(self) -> list[str]:
         """The names of the columns of JSON or Parquet."""
         path = shards(self.path)[0]
@@ -109,16 +123,20 @@ class Part:
         tops = [column if column in names else column.partition(".")[0] for column in columns]
         if set(tops) <= set(names):  # others may be large
             data = data.select_columns(list(dict.fromkeys(tops)))
-        places = (f"{self.source}, {self.split} row {n}" for n in itertools.count(1))
-        if not self.split:
-            places = (f"{self.source}, row {n}" for n in itertools.count(1))
+        rows = ((place, _with_fields(row)) for place, row in self._read(data))
+        names_in = [named(self._feature(column)) for column in columns]
+        for place, cells in _picked(self, columns, rows):
+            yield place, [name(cell) for name, cell in zip(names_in, cells, strict=True)]
+
+    def rows(self, rejects: Rejects | None = None) -> Rows:
+        """As `File.rows`."""
+        return ((place, _without_nulls(row)) for place, row in self._read(self.data))
+
+    def _read(self, data: Dataset | IterableDataset) -> Rows:
+        split = f"{self.split} " if self.split else ""
         try:
-            rows = zip(places, map(_with_fields, data), strict=False)
-            for place, cells in _picked(self, columns, rows):
-                found = zip(columns, cells, strict=True)
-                yield place, [named(self._feature(column))(cell) for column, cell in found]
-        except TaskError:
-            raise
+            for number, row in enumerate(data, start=1):
+                yield f"{self.source}, {split}row {number}", row
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise TaskError(f"{self} cannot be read ({reason}); mend it or name another") from error
@@ -253,6 +271,14 @@ def _with_fields(row: Mapping[str, Any]) -> dict[str, Any]:
         for field, value in cell.items()
     }
     return {**row, **fields}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(held) for key, held in value.items() if held is not None}
+    if isinstance(value, list):
+        return [_without_nulls(held) for held in value]
+    return value
 
 
 def _picked(
