@@ -1,7 +1,9 @@
 """Any number of labels a row: metrics, the loss's terms, and a whole run."""
 
+import csv
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,21 @@ def test_lists_and_cells_with_a_separator_say_the_same(tmp_path: Path) -> None:
     assert made.load(None).train.to_dict() == same.load(None).train.to_dict()
     with pytest.raises(TaskError, match=r"a\.csv:2: .* where a list .*say by --label-separator"):
         make(path)
+
+
+@pytest.mark.parametrize("spell", [json.dumps, str], ids=["JSON", "Python"])
+@pytest.mark.parametrize("separator", [None, ","])
+def test_lists_that_a_table_spells_out(
+    spell: Callable[[list[str]], str], separator: str | None, tmp_path: Path
+) -> None:
+    """As pandas writes them to CSV; no bracket or quote becomes part of a label."""
+    made = make(write(tmp_path / "a.jsonl", notes()))
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerows([("text", "label"), *((text, spell(labels)) for text, labels in notes())])
+    same = make(tmp_path / "a.csv", separator=separator)
+    assert same.labels == LABELS
+    assert made.load(None).train.to_dict() == same.load(None).train.to_dict()
 
 
 def test_rows_whose_labels_are_no_list_of_names(tmp_path: Path) -> None:

@@ -279,12 +279,15 @@ def test_lists_of_objects(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"a\.json, row 21: column 'text' holds ''"):
         make(path)
     path.write_text(json.dumps({"text": {"0": "a"}, "label": {"0": "b"}}))
-    with pytest.raises(TaskError, match="column 'text' holds"):
+    with pytest.raises(TaskError, match=r"a\.json: no rows; it holds columns, not rows: of pandas"):
         make(path)
     with pytest.raises(
         TaskError, match=r"'words'.*it holds columns, not rows: of pandas, write to_js"
     ):
         table("classification", path, text="words", pair=None, label="label")
+    path.write_text(json.dumps({"train": rows, "validation": rows}))
+    with pytest.raises(TaskError, match=r"'text'.*are train, validation; .*rows are in a list"):
+        make(path)
     path.write_text('{"data": 1, "text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n' * 10)
     assert make(path).labels == ("x", "y")
 

@@ -265,6 +265,8 @@ REFUSED = [
     ({"messages": [*said(ASKED), {**said(TOLD)[0], "weight": 0.5}]}, "weight 0.5; give 0 or 1"),
     ({"messages": [*said(ASKED), {"role": "assistant", "tool_calls": ["x"]}]}, "names no function"),
     ({"messages": said(ASKED, TOLD), "tools": "look"}, "column 'tools'"),
+    ({"messages": said(ASKED, TOLD), "tools": 3}, "column 'tools' holds 3"),
+    ({"messages": said(ASKED, TOLD), "system": ["be good"]}, "column 'system' holds"),
 ]
 
 
@@ -295,6 +297,30 @@ def test_rows_that_are_no_conversation(row: Any, reason: str, tmp_path: Path) ->
 def test_forms_of_one_conversation(row: Any, tmp_path: Path) -> None:
     assert read(tmp_path, row) == said(*TURNS)
     assert are_in(tmp_path, None)
+
+
+def test_older_words_for_roles_and_calls(tmp_path: Path) -> None:
+    function = {"name": "look", "arguments": '{"city": "red"}'}
+    row = [
+        *said(("human", "who won ?")),
+        {"role": "GPT", "content": None, "function_call": function},
+        {"role": "function", "name": "look", "content": "king"},
+        *said(("Assistant", "king"), ("ipython", "x")),
+    ]
+    found = read(tmp_path, {"messages": row})
+    roles = [message["role"] for message in found]
+    assert roles == ["user", "assistant", "tool", "assistant", "ipython"]
+    (call,) = found[1]["tool_calls"]
+    assert call["function"] == {"name": "look", "arguments": {"city": "red"}}
+    assert "function_call" not in found[1]
+
+
+@pytest.mark.parametrize("first", ['{"messages": []}', "{half"])
+def test_data_is_known_for_conversations_by_a_bad_first_row(first: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "talks.jsonl", {"messages": said(*TURNS)})
+    path.write_text(f"{first}\n{path.read_text()}")
+    with pytest.raises(TaskError, match=r"talks.jsonl:1: .*1 of 2 rows cannot be used"):
+        task(RunConfig(task="lm/causal", data=str(path)))
 
 
 def test_a_column_by_name_and_words_of_the_system_beside_it(tmp_path: Path) -> None:

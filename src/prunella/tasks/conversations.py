@@ -35,11 +35,12 @@ ROW = Features(
 SPOKEN = ("said",)  # columns that hold text
 SUFFIXES = (".jsonl", ".json", ".parquet")
 FORMS = (("messages",), ("conversations",), ("prompt", "completion"), ("prompt", "response"))
-ROLES = {  # of ShareGPT
+ROLES = {  # of ShareGPT, and of messages in older words
     "human": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
     "observation": "tool",
+    "function": "tool",
     **{role: role for role in ("user", "assistant", "system", "developer", "tool")},
 }
 # Columns that change what a conversation says, and that no template is given.
@@ -94,17 +95,18 @@ def load(
 
 
 def are_in(data: Path | str, column: str | None, form: Form = PLAIN) -> bool:
-    """Whether data holds conversations, judged by its first row; False where it cannot be read."""
+    """Whether data holds conversations, judged by its first row that can be read; False if none."""
     try:
         train = own(data, form, suffixes=SUFFIXES, streaming=True).train
-        _, first = next(train.rows(Rejects(str(train), skip=form.skip)))
+        _, first = next(train.rows(Rejects(str(train), skip=True)))
     except (TaskError, StopIteration):
         return False
     if column is not None:
         return _messages_of(first.get(column)) is not None
     if "text" in first:
         return False
-    return any(all(_messages_of(first.get(n)) is not None for n in names) for names in FORMS)
+    held = {name for name, value in first.items() if value == [] or _messages_of(value) is not None}
+    return any(held.issuperset(names) for names in FORMS)
 
 
 def _empty(source: Source) -> TaskError:
@@ -162,8 +164,13 @@ def _conversation(record: Mapping[str, Any], column: str | None) -> dict[str, An
             raise _no_messages(name, record)
         given = len(messages)
         messages += [_message(f"message {n} of {name}", m) for n, m in enumerate(found, 1)]
-    system = record.get("system")
-    if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
+    system = record.get("system") or ""
+    if not isinstance(system, str):
+        raise TaskError(
+            f"column 'system' holds {reprlib.repr(system)} where text is needed; correct it or "
+            "remove the column"
+        )
+    if system.strip() and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
         given += bool(given)
     return {
@@ -239,10 +246,13 @@ def _message(place: str, given: Message) -> Message:
         message = {"role": ROLES[name], "content": message.pop("value"), **message}
     if not isinstance(message["role"], str) or not message["role"].strip():
         raise TaskError(f"{place} has the role {message['role']!r}; give a name")
+    message["role"] = ROLES.get(message["role"].lower(), message["role"])
     if message.get("weight", 1) not in (0, 1):
         raise TaskError(f"{place} has the weight {message['weight']!r}; give 0 or 1")
     if "content" in message:
         message["content"] = _text(place, message["content"])
+    if call := message.pop("function_call", None):  # as OpenAI had them before
+        message.setdefault("tool_calls", [{"function": call}])
     if "tool_calls" in message:
         message["tool_calls"] = [_call(place, call) for call in message["tool_calls"]]
     if not message.get("content", "").strip() and not message.get("tool_calls"):
@@ -288,13 +298,14 @@ def _call(place: str, call: Any) -> dict[str, Any]:
 
 
 def _tools(value: Any) -> list[dict[str, Any]]:
-    found = [_parsed(tool) for tool in _parsed(value) or []]
-    if not all(isinstance(tool, dict) for tool in found):
+    found = _parsed(value) or []
+    tools = [_parsed(tool) for tool in found] if isinstance(found, list) else [found]
+    if not (isinstance(found, list) and all(isinstance(tool, dict) for tool in tools)):
         raise TaskError(
             f"column 'tools' holds {reprlib.repr(value)} where a list of JSON schemas is "
             "needed; correct it or remove the column"
         )
-    return found
+    return tools
 
 
 def _settings(value: Any) -> dict[str, Any]:

@@ -195,15 +195,22 @@ def _json(
     rows = list(objects(path, form, rejects))  # all, for the first may lack a column others have
     if rows:
         known = list(dict.fromkeys(key for _, row in rows for key in row))
-        check_columns(path, known, columns, partial(_by_column, rows))
+        check_columns(path, known, columns, partial(_shape_of, rows))
     for number, row in rows:
-        yield number, [row.get(column) for column in columns]
+        cells = [row.get(column) for column in columns]
+        if cells and len(rows) == 1 and all(isinstance(cell, dict) for cell in cells):
+            raise TaskError(f"{path}: no rows{_shape_of(rows)}.")
+        yield number, cells
 
 
-def _by_column(rows: list[tuple[Number, dict[str, Any]]]) -> str:
-    values = list(rows[0][1].values())
-    if len(rows) == 1 and values and all(isinstance(value, dict) for value in values):
+def _shape_of(rows: list[tuple[Number, dict[str, Any]]]) -> str:
+    """What a file's one object is instead of a row."""
+    values = list(rows[0][1].values()) if len(rows) == 1 else []
+    if values and all(isinstance(value, dict) for value in values):
         return "; it holds columns, not rows: of pandas, write to_json(orient='records')"
+    lists = [value for value in values if isinstance(value, list) and value]
+    if any(isinstance(entry, dict) for value in lists for entry in value):
+        return "; if rows are in a list there, write that alone, a file for each part of the data"
     return ""
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import logging
 import math
 import reprlib
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -232,6 +235,7 @@ def _score(column: str, form: Form, cell: Any) -> float:
 
 def _several(column: str, separator: str | None, cell: Any) -> list[str]:
     """The labels of a cell, in the order given."""
+    cell = _listed(cell)
     if isinstance(cell, str) and separator is not None:
         labels = [part.strip() for part in cell.split(separator) if part.strip()]
     elif isinstance(cell, list | tuple):
@@ -247,6 +251,15 @@ def _several(column: str, separator: str | None, cell: Any) -> list[str]:
             "list the labels that a row has by name, not a 0 or 1 for each",
         )
     return labels
+
+
+def _listed(cell: Any) -> Any:
+    """The list that a text spells, in JSON or as Python writes it; others as they are."""
+    if isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]"):
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError):
+                return read(cell.strip())
+    return cell
 
 
 def _number(cell: str, form: Form) -> float:
