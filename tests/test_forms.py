@@ -257,16 +257,25 @@ def test_quantized_checkpoints_are_named(sparse, tmp_path, form, capfd):
         (["weight_packed", "weight_scale", "weight_shape"], "pack-quantized"),
         (["weight", "SCB"], "bitsandbytes"),
         (["bitmask", "compressed", "shape"], "sparse-24-bitmask"),
+        (["weight", "weight_scale", "input_scale"], "int-quantized"),
+        (["weight", "weight_scale_inv"], "8-bit floats with a scale a block"),
+        (["W_q", "scale", "zero"], "HQQ"),
+        (["weight_orig", "weight_mask"], r"torch.nn.utils.prune .* remove\(module, 'weight'\)"),
     ],
 )
 def test_quantized_weights_are_named_where_no_config_tells(sparse, tensors, words):
     stored = load_file(sparse / "model.safetensors")
     module = "model.layers.0.mlp.up_proj"
     del stored[f"{module}.weight"]
-    stored |= {f"{module}.{name}": torch.zeros(4, dtype=torch.int8) for name in tensors}
+    shape = (
+        families.FAMILIES["llama"].auto.from_pretrained(sparse).get_parameter(f"{module}.weight")
+    )
+    stored |= {f"{module}.{name}": torch.ones(shape.shape, dtype=torch.int8) for name in tensors}
     save_file(stored, sparse / "model.safetensors", {"format": "pt"})
     with pytest.raises(UsageError, match=words):
         inspection.inspect(sparse)
+    with pytest.raises(UsageError, match=words):  # Transformers takes codes for the weights
+        from_pretrained(AutoModelForCausalLM, sparse)
 
 
 ADAPTERS = json.dumps({"base_model_name_or_path": "owner/base", "peft_type": "LORA"})

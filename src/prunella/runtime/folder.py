@@ -257,16 +257,19 @@ def needs_decoding(folder: Path) -> bool:
     """Whether Transformers alone cannot read a folder's weights, and ``opened`` may.
 
     Raises:
-        UsageError: some of its files are missing.
+        UsageError: some of its files are missing, or hold weights in a form that is not read; to
+            Transformers these are numbers like all others, and what they lack of them is surplus.
     """
     if (folder / FILE).is_file() or is_coded(settings(folder)):
         return True
     try:
-        return any(name.endswith(".bitmask") for name in stored_names(folder))
+        names = stored_names(folder)
     except UsageError as error:
         if isinstance(error.__cause__, SafetensorError):  # damaged: let Transformers say so
             return False
         raise
+    check_coding(folder, {}, names)
+    return any(name.endswith(".bitmask") for name in names)
 
 
 def stored_names(folder: Path) -> list[str]:

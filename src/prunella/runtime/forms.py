@@ -97,7 +97,9 @@ FORMS = (
 _TENSORS = {
     "weight_packed": "compressed-tensors' pack-quantized",
     "weight_scale": "compressed-tensors' int-quantized or float-quantized",
+    "weight_scale_inv": "8-bit floats with a scale a block",
     "qweight": "GPTQ or AWQ",
+    "W_q": "HQQ",
     "SCB": "bitsandbytes (8 bits)",
     "quant_map": "bitsandbytes (4 bits)",
     "_packed_weight": "quanto",
@@ -143,6 +145,12 @@ def check_coding(name: str | Path, config: Mapping[str, Any], tensors: Iterable[
     # Two of four: told from the form that is read by what it lacks.
     if coding is None and {"bitmask", "compressed"} <= ends and "row_offsets" not in ends:
         coding = "compressed-tensors' sparse-24-bitmask"
+    if coding is None and {"weight_orig", "weight_mask"} <= ends:
+        raise UsageError(
+            f"the weights of {name} are beside their masks (weight_orig, weight_mask), as "
+            "torch.nn.utils.prune holds them, which is not read; multiply them by its "
+            "remove(module, 'weight') for each module, and save the model again"
+        )
     if coding is not None:
         raise UsageError(
             f"the weights of {name} are in the form of {coding}, which is not read; {_UNQUANTIZED}"
