@@ -315,6 +315,14 @@ def test_older_words_for_roles_and_calls(tmp_path: Path) -> None:
     assert "function_call" not in found[1]
 
 
+def test_conversations_without_the_assistant_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    held(tmp_path, {"messages": said(ASKED, ("bot", "king"))}, {"messages": said(*TURNS)})
+    said_of = "1 of 2 conversations have no message of the assistant, the first only of user, bot"
+    assert said_of in caplog.text
+
+
 @pytest.mark.parametrize("first", ['{"messages": []}', "{half"])
 def test_data_is_known_for_conversations_by_a_bad_first_row(first: str, tmp_path: Path) -> None:
     path = written(tmp_path / "talks.jsonl", {"messages": said(*TURNS)})

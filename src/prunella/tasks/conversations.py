@@ -117,14 +117,22 @@ def _rows(source: Source, column: str | None, form: Form) -> Dataset:
     rows = list(_read(source, column, form.skip, at_once=False))
     if not rows:
         raise _empty(source)
-    begun = sum(json.loads(row["messages"])[0]["role"] == "assistant" for row in rows)
-    if begun:
+    roles = [[message["role"] for message in json.loads(row["messages"])] for row in rows]
+    if begun := sum(said[0] == "assistant" for said in roles):
         logger.warning(
             "%s: %d of %d conversations begin with the assistant; such an opening is read and not "
             "learnt, for nothing asks for it",
             source,
             begun,
             len(rows),
+        )
+    if mute := [said for said in roles if "assistant" not in said]:
+        logger.warning(
+            "%s: %d of %d conversations have no message of the assistant, the first only of %s",
+            source,
+            len(mute),
+            len(rows),
+            ", ".join(dict.fromkeys(mute[0])),
         )
     return Dataset.from_list(rows, features=ROW)
 
